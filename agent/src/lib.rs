@@ -1,0 +1,14 @@
+//! coracle-agent: runs a node's pods from its ledger.
+
+pub mod identity;
+pub mod ledger;
+pub mod link;
+pub mod network;
+pub mod probes;
+pub mod reconcile;
+pub mod report;
+pub mod runtime;
+#[allow(unsafe_code)]
+mod sys;
+pub mod tls;
+pub mod volumes;

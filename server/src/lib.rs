@@ -1,0 +1,7 @@
+//! coracle-server: the Kubernetes API, controllers, scheduler and node sessions in one small program.
+
+pub mod api;
+pub mod kinds;
+pub mod nodes;
+pub mod pki;
+pub mod tls;

@@ -1,0 +1,12 @@
+//! Coracle's pure core: what server and agent both know.
+//!
+//! No I/O, no clock, no runtime, no randomness: time and entropy come in as arguments.
+
+pub mod api;
+pub mod codec;
+pub mod desired;
+pub mod ids;
+pub mod report;
+pub mod session;
+pub mod submit;
+pub mod wire;
