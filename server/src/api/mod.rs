@@ -1,1 +1,4 @@
+//! The Kubernetes API over HTTPS: one pipeline `authn → authz → mutate → schema → validate → store`
+//! for HTTP clients and, through `Submit`, for controllers alike.
 
+pub mod stream;
