@@ -27,7 +27,7 @@ for feature in $features; do
 done
 cargo tree --locked --workspace --edges normal -i mio >/dev/null 2>&1 && die "mio is in the tree: cargo tree -i mio"
 
-duplicates=$(cargo tree --locked --workspace --edges normal --duplicates --prefix none --depth 0 | awk '{print $1}' | sort | uniq -c | awk '$1 > 1 {print $2}' | sort -u)
+duplicates=$(cargo tree --locked --workspace --edges normal --duplicates --prefix none --depth 0 | awk '{print $1, $2}' | sort -u | awk '{print $1}' | uniq -d)
 known=$(sed -n 's/^\([a-z0-9_-]*\)[[:space:]].*/\1/p' scripts/duplicates.txt 2>/dev/null | sort -u)
 new=$(comm -23 <(printf '%s\n' "$duplicates") <(printf '%s\n' "$known") | grep . || true)
 [ -z "$new" ] || die "crates in several versions, not named with a reason in scripts/duplicates.txt:"$'\n'"$new"
