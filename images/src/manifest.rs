@@ -1,0 +1,1 @@
+//! Image indexes, manifests and configurations: OCI and Docker schema 2.
