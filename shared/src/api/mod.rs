@@ -18,3 +18,10 @@
 //! ```
 //!
 //! Type ids come from `table::schema().kind(group, version, kind) -> Option<TypeId>`.
+
+pub mod field;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod table;
