@@ -1,1 +1,379 @@
+//! The node's network: pods' namespaces and addresses, services, routes to other nodes, DNS.
+//!
+//! `plan` says what should be, as values; `netlink` and `nft` make it so. Everything happens in the
+//! network namespace of the calling thread. Nothing here knows what a container is: a pod is a UID
+//! with a namespace at a path.
+//!
+//! Pods hang on routed veths without a bridge: each has one /32, a link-local gateway with a fixed
+//! link-layer address, and a /32 route on the node. So every packet passes the forward hook, nobody
+//! speaks ARP, and a source that is not the veth's own is dropped.
+//!
+//! All calls block for at most a few milliseconds of system calls (tens when a namespace has to be
+//! made because none is in stock): call them on the blocking pool.
 
+mod error;
+mod netlink;
+mod netns;
+mod plan;
+mod records;
+mod veth;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use coracle_shared::desired::{Cidr, NodeConfig, RouteItem, ServiceItem};
+use coracle_shared::ids::PodUid;
+
+pub use error::NetworkError;
+pub use netlink::NetlinkError;
+pub use netns::enter;
+
+use netlink::Socket;
+use netlink::route::{PROTOCOL, Route, Scope};
+use plan::{NodeRoute, Tables};
+use records::{Records, check_uid};
+
+/// Namespaces kept ready-made, so that a pod's start does not wait for the kernel to make one. Each
+/// costs an address and some 100 KiB of kernel memory.
+const STOCK: usize = 4;
+
+/// What the network of a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Where namespaces are pinned (`netns/UID`) and addresses recorded: lives until reboot.
+    pub runtime_dir: PathBuf,
+    /// The interface that leads to the other nodes; `None` takes that of the default route, or else
+    /// the first one with an address.
+    pub uplink: Option<String>,
+}
+
+/// How a pod is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// A file that `setns` takes: the pod's network namespace.
+    pub netns: PathBuf,
+    /// The pod's address, on `eth0` inside.
+    pub ip: Ipv4Addr,
+}
+
+/// The interface that leads out of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    pub name: String,
+    pub index: u32,
+    /// In bytes; the pods' interfaces have the same.
+    pub mtu: u32,
+    /// The node's own address.
+    pub address: Ipv4Addr,
+}
+
+/// The network of one node. Cheap to clone; clones are the same network.
+#[derive(Clone)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: NetworkConfig,
+    records: Records,
+    state: Mutex<State>,
+    /// Held while the stock is being filled, so that it is filled once.
+    filling: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    node: Option<(NodeConfig, Uplink)>,
+    attached: BTreeMap<PodUid, Ipv4Addr>,
+    /// Namespaces ready to be given to a pod, by their address.
+    stock: BTreeSet<Ipv4Addr>,
+    /// The address of a namespace that is being made for the stock.
+    making: Option<Ipv4Addr>,
+    /// What the packet filter holds; `None` until it was loaded by this process.
+    tables: Option<Tables>,
+}
+
+impl State {
+    fn used(&self) -> BTreeSet<Ipv4Addr> {
+        self.attached.values().chain(&self.stock).chain(&self.making).copied().collect()
+    }
+
+    fn configured(&self) -> Result<(Cidr, Uplink), NetworkError> {
+        let (node, uplink) = self.node.as_ref().ok_or(NetworkError::NotConfigured)?;
+        Ok((node.pod_cidr.ok_or(NetworkError::NoPodCidr)?, uplink.clone()))
+    }
+}
+
+impl Network {
+    /// Opens the network of a node and finds again what an earlier agent left: attached pods and
+    /// stock. What is no longer whole (after a reboot, say) is cleared away.
+    pub fn new(config: NetworkConfig) -> Result<Network, NetworkError> {
+        let records = Records::open(&config.runtime_dir)?;
+        let mut node = Socket::route().map_err(NetworkError::link("route netlink"))?;
+        let mut state = State::default();
+        for (uid, address) in records.attached()? {
+            let stock = records.stock_pin(address);
+            if netns::is_pinned(&stock) && veth::is_whole(&stock, address, &mut node) {
+                // Stopped between taking from the stock and moving the pin.
+                netns::rename(&stock, &records.pin(&uid)).map_err(NetworkError::path(&stock))?;
+            }
+            if veth::is_whole(&records.pin(&uid), address, &mut node) {
+                state.attached.insert(uid, address);
+            } else {
+                veth::remove(&records.pin(&uid), address)?;
+                records.remove(&uid)?;
+            }
+        }
+        for address in records.stock()? {
+            let pin = records.stock_pin(address);
+            let taken = state.attached.values().any(|a| *a == address);
+            match taken {
+                false if veth::is_whole(&pin, address, &mut node) => _ = state.stock.insert(address),
+                false => veth::remove(&pin, address)?,
+                true => netns::unpin(&pin).map_err(NetworkError::path(&pin))?,
+            }
+        }
+        let shared = Shared { config, records, state: Mutex::new(state), filling: Mutex::new(()) };
+        Ok(Network { shared: Arc::new(shared) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic leaves the state as the kernel has it: every change is made there first.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The interface to the other nodes with the node's own address.
+    pub fn uplink(&self) -> Result<Uplink, NetworkError> {
+        let mut node = Socket::route().map_err(NetworkError::link("route netlink"))?;
+        uplink(&mut node, self.shared.config.uplink.as_deref())
+    }
+
+    /// Makes the node fit for pods: forwarding, the DNS address, the way to services. Idempotent; to be
+    /// called at each start and whenever the configuration changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the pod network cannot be one. Without a pod network the rest is
+    /// done and [`attach`](Self::attach) says [`NetworkError::NoPodCidr`].
+    pub fn configure(&self, config: &NodeConfig) -> Result<(), NetworkError> {
+        if let Some(cidr) = config.pod_cidr.filter(|c| !plan::usable(*c)) {
+            return Err(NetworkError::BadPodCidr(cidr));
+        }
+        let mut node = Socket::route().map_err(NetworkError::link("route netlink"))?;
+        let uplink = uplink(&mut node, self.shared.config.uplink.as_deref())?;
+        self.shared.records.set_sysctl("net/ipv4/ip_forward", "1")?;
+        let mut lo = || -> Result<(), NetlinkError> {
+            node.set_up(LOOPBACK)?;
+            // Host scope: the node answers there but never speaks from it to others.
+            node.add_address(LOOPBACK, plan::host(config.dns_ip), Scope::Host)?;
+            // The node's own connections to services need some route until their destination is
+            // translated; this one leads nowhere else, also on a node without a default route.
+            node.set_route(&service_route(config, &uplink))
+        };
+        lo().map_err(NetworkError::link("prepare lo for services"))?;
+        self.state().node = Some((config.clone(), uplink));
+        self.drop_foreign_stock()?;
+        self.fill_stock();
+        Ok(())
+    }
+
+    /// Removes from the stock what is not of the pod network (any more).
+    fn drop_foreign_stock(&self) -> Result<(), NetworkError> {
+        let mut state = self.state();
+        let cidr = state.node.as_ref().and_then(|(n, _)| n.pod_cidr);
+        let foreign: Vec<_> =
+            state.stock.iter().filter(|a| !cidr.is_some_and(|c| plan::contains(c, **a))).copied().collect();
+        NetworkError::collect(foreign.into_iter().map(|address| {
+            state.stock.remove(&address);
+            veth::remove(&self.shared.records.stock_pin(address), address)
+        }))
+    }
+
+    /// Gives the pod a namespace with an address. Idempotent: a pod that has one gets the same again,
+    /// also after a restart of the agent. Its rules are in place before its first packet.
+    pub fn attach(&self, uid: &PodUid) -> Result<Attachment, NetworkError> {
+        check_uid(uid)?;
+        let mut state = self.state();
+        let records = &self.shared.records;
+        let pin = records.pin(uid);
+        if let Some(&ip) = state.attached.get(uid) {
+            let mut node = Socket::route().map_err(NetworkError::link("route netlink"))?;
+            if veth::is_whole(&pin, ip, &mut node) {
+                return Ok(Attachment { netns: pin, ip });
+            }
+            veth::remove(&pin, ip)?;
+            state.attached.remove(uid);
+        }
+        let (cidr, uplink) = state.configured()?;
+        let ip = match state.stock.first() {
+            Some(&ip) => ip,
+            None => {
+                let ip = plan::lowest_free(cidr, &state.used()).ok_or(NetworkError::AddressesUsedUp(cidr))?;
+                veth::make(&records.stock_pin(ip), ip, &uplink)?;
+                state.stock.insert(ip);
+                ip
+            }
+        };
+        // Recorded first: from here on the address is the pod's, and a new start finishes the move.
+        records.write(uid, ip)?;
+        netns::rename(&records.stock_pin(ip), &pin).map_err(NetworkError::path(&pin))?;
+        state.stock.remove(&ip);
+        state.attached.insert(uid.clone(), ip);
+        drop(state);
+        self.fill_stock();
+        Ok(Attachment { netns: pin, ip })
+    }
+
+    /// Takes the pod's namespace and address away. Idempotent; goes on over errors and reports them
+    /// all. After an error the address stays the pod's until a later call succeeds.
+    pub fn detach(&self, uid: &PodUid) -> Result<(), NetworkError> {
+        check_uid(uid)?;
+        let mut state = self.state();
+        let Some(&address) = state.attached.get(uid) else { return Ok(()) };
+        veth::remove(&self.shared.records.pin(uid), address)?;
+        self.shared.records.remove(uid)?;
+        state.attached.remove(uid);
+        Ok(())
+    }
+
+    /// The pods that are attached.
+    pub fn attachments(&self) -> BTreeMap<PodUid, Attachment> {
+        let with_pin = |(uid, ip): (&PodUid, &Ipv4Addr)| {
+            (uid.clone(), Attachment { netns: self.shared.records.pin(uid), ip: *ip })
+        };
+        self.state().attached.iter().map(with_pin).collect()
+    }
+
+    /// Makes these the services that are reachable from the node and its pods, and the names that DNS
+    /// answers. Whole desired state; only the difference to the last call is sent to the kernel.
+    pub fn set_services(&self, services: &[ServiceItem]) -> Result<(), NetworkError> {
+        let mut state = self.state();
+        let dns = state.node.as_ref().map(|(n, _)| n.dns_ip);
+        state.tables = Some(Tables::of(services, dns));
+        Ok(())
+    }
+
+    /// Makes these the routes to other nodes' pods. Whole desired state. A route that cannot be set
+    /// (its gateway is on another subnet) is reported; the others are set.
+    pub fn set_routes(&self, routes: &[RouteItem]) -> Result<(), NetworkError> {
+        let state = self.state();
+        let (node, uplink) = state.node.as_ref().ok_or(NetworkError::NotConfigured)?;
+        let mut socket = Socket::route().map_err(NetworkError::link("route netlink"))?;
+        let have = node_routes(&mut socket)?;
+        let (set, remove) = plan::route_changes(node.pod_cidr, routes, &have);
+        let mut change = |route: &NodeRoute, set: bool| {
+            let kernel = Route {
+                to: route.to,
+                link: uplink.index,
+                via: Some(route.via),
+                source: None,
+                onlink: false,
+                protocol: PROTOCOL,
+            };
+            let (verb, result) = match set {
+                true => ("set", socket.set_route(&kernel)),
+                false => ("remove", socket.delete_route(&kernel)),
+            };
+            let what = format!("{verb} route to {}/{} via {}", route.to.address, route.to.prefix, route.via);
+            result.map_err(NetworkError::link(what))
+        };
+        let removed: Vec<_> = remove.iter().map(|r| change(r, false)).collect();
+        let set: Vec<_> = set.iter().map(|r| change(r, true)).collect();
+        NetworkError::collect(removed.into_iter().chain(set))
+    }
+
+    /// Takes everything back: pods, stock, routes, services, the DNS address, settings. For a node that
+    /// leaves the cluster; a restart of the agent must not call it. Goes on over errors.
+    pub fn teardown(&self) -> Result<(), NetworkError> {
+        let _not_filling = self.shared.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results: Vec<Result<(), NetworkError>> = Vec::new();
+        for uid in self.attachments().into_keys() {
+            results.push(self.detach(&uid));
+        }
+        let mut state = self.state();
+        let records = &self.shared.records;
+        for address in std::mem::take(&mut state.stock) {
+            results.push(veth::remove(&records.stock_pin(address), address));
+        }
+        if let Some((config, uplink)) = state.node.take() {
+            results.push(clear_node(&config, &uplink).map_err(NetworkError::link("clear routes")));
+        }
+        state.tables = None;
+        results.push(records.restore_sysctls());
+        results.push(records.clear());
+        NetworkError::collect(results)
+    }
+
+    /// Fills the stock in the background; does nothing when that is under way.
+    fn fill_stock(&self) {
+        let network = self.clone();
+        // Without a thread a pod's start makes its namespace itself: slower, not wrong.
+        let _ = thread::Builder::new().name("netns-stock".into()).spawn(move || {
+            let Ok(_filling) = network.shared.filling.try_lock() else { return };
+            while network.add_to_stock() {}
+        });
+    }
+
+    /// Makes one more namespace for the stock. False when there are enough, or none can be made: then
+    /// the pod that needs one reports why.
+    fn add_to_stock(&self) -> bool {
+        let mut state = self.state();
+        let Ok((cidr, uplink)) = state.configured() else { return false };
+        let Some(address) = plan::lowest_free(cidr, &state.used()).filter(|_| state.stock.len() < STOCK) else {
+            return false;
+        };
+        state.making = Some(address);
+        drop(state);
+        let made = veth::make(&self.shared.records.stock_pin(address), address, &uplink).is_ok();
+        let mut state = self.state();
+        state.making = None;
+        if made {
+            state.stock.insert(address);
+        }
+        made
+    }
+}
+
+/// `lo` has this index in every network namespace.
+const LOOPBACK: u32 = 1;
+
+fn service_route(config: &NodeConfig, uplink: &Uplink) -> Route {
+    let (to, source) = (config.service_cidr, Some(uplink.address));
+    Route { to, link: LOOPBACK, via: None, source, onlink: false, protocol: PROTOCOL }
+}
+
+/// The routes to other nodes that the kernel has from this room: those by a gateway.
+fn node_routes(socket: &mut Socket) -> Result<BTreeSet<NodeRoute>, NetworkError> {
+    let routes = socket.routes().map_err(NetworkError::link("list routes"))?;
+    let own = routes.iter().filter(|r| r.protocol == PROTOCOL);
+    Ok(own.filter_map(|r| Some(NodeRoute { to: r.to, via: r.via? })).collect())
+}
+
+/// Removes the node's own routes and the DNS address.
+fn clear_node(config: &NodeConfig, uplink: &Uplink) -> Result<(), NetlinkError> {
+    let mut socket = Socket::route()?;
+    for route in socket.routes()?.into_iter().filter(|r| r.protocol == PROTOCOL) {
+        socket.delete_route(&route)?;
+    }
+    socket.delete_route(&service_route(config, uplink))?;
+    socket.delete_address(LOOPBACK, plan::host(config.dns_ip))
+}
+
+fn uplink(socket: &mut Socket, name: Option<&str>) -> Result<Uplink, NetworkError> {
+    let all = |s: &mut Socket| Ok((s.links()?, s.addresses()?, s.routes()?));
+    let (links, addresses, routes) = all(socket).map_err(NetworkError::link("find the uplink"))?;
+    let default = routes.iter().find(|r| r.to.prefix == 0).map(|r| r.link);
+    let global = |link: u32| addresses.iter().find(|a| a.link == link && a.scope == Scope::Universe as u8);
+    let candidate = |l: &&netlink::route::Link| match (name, default) {
+        (Some(name), _) => l.name == name,
+        (None, Some(index)) => l.index == index,
+        (None, None) => {
+            l.up && l.index != LOOPBACK && !l.name.starts_with(plan::VETH_PREFIX) && global(l.index).is_some()
+        }
+    };
+    let link = links.iter().find(candidate).ok_or(NetworkError::NoUplink)?;
+    let address = global(link.index).ok_or(NetworkError::NoUplink)?.address;
+    Ok(Uplink { name: link.name.clone(), index: link.index, mtu: link.mtu, address })
+}
