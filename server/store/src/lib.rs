@@ -7,10 +7,30 @@
 //! Objects are bytes: compact JSON in the storage version of their kind, without `apiVersion` and
 //! `metadata.resourceVersion`, which the API splices in on output. The store never parses them.
 
+mod history;
+mod image;
+pub mod indexes;
+mod memory;
+mod snapshots;
+mod visible;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+pub use indexes::Index;
+pub use memory::Memory;
+
+/// Monotonic time since some fixed start; an argument, so that tests move it by hand.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// The process's monotonic clock.
+pub fn monotonic() -> Clock {
+    let start = std::time::Instant::now();
+    Arc::new(move || start.elapsed())
+}
 
 /// The store's clock: one counter for all keys, assigned at commit, never going back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +109,14 @@ impl Change {
             Change::Put { key, .. } | Change::Delete { key, .. } => key,
         }
     }
+
+    /// Size of the value in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Change::Put { value, .. } => value.len(),
+            Change::Delete { .. } => 0,
+        }
+    }
 }
 
 /// What must hold at the instant of the commit; otherwise nothing of it happens.
@@ -106,6 +134,76 @@ pub struct Commit {
     pub preconditions: Vec<Precondition>,
     pub changes: Vec<Change>,
 }
+
+impl Commit {
+    pub fn new() -> Commit {
+        Commit::default()
+    }
+
+    /// Adds a precondition.
+    pub fn require(mut self, precondition: Precondition) -> Commit {
+        self.preconditions.push(precondition);
+        self
+    }
+
+    /// Adds a durable put.
+    pub fn put(self, key: Key, schema: u16, value: impl Into<Arc<[u8]>>) -> Commit {
+        self.change(Change::Put { key, schema, value: value.into(), class: Class::Durable, seal: None })
+    }
+
+    /// Adds a volatile put.
+    pub fn put_volatile(self, key: Key, schema: u16, value: impl Into<Arc<[u8]>>) -> Commit {
+        self.change(Change::Put { key, schema, value: value.into(), class: Class::Volatile, seal: None })
+    }
+
+    /// Creates: the key must be absent, then is durably put.
+    pub fn create(self, key: Key, schema: u16, value: impl Into<Arc<[u8]>>) -> Commit {
+        self.require(Precondition::Absent(key.clone())).put(key, schema, value)
+    }
+
+    /// Replaces: the key must be at `revision`, then is durably put.
+    pub fn replace(self, key: Key, revision: Revision, schema: u16, value: impl Into<Arc<[u8]>>) -> Commit {
+        self.require(Precondition::At(key.clone(), revision)).put(key, schema, value)
+    }
+
+    /// Adds a delete; watchers see the stored bytes as the last ones.
+    pub fn delete(self, key: Key) -> Commit {
+        self.change(Change::Delete { key, last: None })
+    }
+
+    /// Adds any change.
+    pub fn change(mut self, change: Change) -> Commit {
+        self.changes.push(change);
+        self
+    }
+
+    /// Checks the bounds that every backend shares.
+    pub fn validate(&self) -> Result<(), CommitError> {
+        if self.changes.len() > MAX_CHANGES {
+            return Err(CommitError::Malformed("more than 100 changes in a commit"));
+        }
+        let mut keys: Vec<&Key> = self.changes.iter().map(Change::key).collect();
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(CommitError::Malformed("a key occurs twice in a commit"));
+        }
+        let bad = |part: &str| part.len() > MAX_KEY_PART || part.contains('\0');
+        if keys.iter().any(|key| bad(&key.resource) || bad(&key.namespace) || bad(&key.name)) {
+            return Err(CommitError::Malformed("a part of a key is longer than 1 kB or contains NUL"));
+        }
+        let bytes: usize = self.changes.iter().map(Change::bytes).sum();
+        if bytes > MAX_COMMIT_BYTES {
+            return Err(CommitError::Malformed("a commit is larger than 8 MiB"));
+        }
+        Ok(())
+    }
+}
+
+/// Longest part of a key in bytes. Kubernetes names end at 253; Events and custom keys are longer.
+pub const MAX_KEY_PART: usize = 1024;
+
+/// Largest sum of values in a commit: two of the largest request bodies (3 MiB) and some room.
+pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 
 /// etcd's default bound on operations in a transaction is 128; a commit stays under it.
 pub const MAX_CHANGES: usize = 100;
@@ -165,6 +263,37 @@ pub enum CommitError {
     /// The store is shutting down.
     Closed,
 }
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CommitError::Failed(Precondition::At(key, revision)) => write!(f, "{key} is not at revision {revision}"),
+            CommitError::Failed(Precondition::Absent(key)) => write!(f, "{key} already exists"),
+            CommitError::Failed(Precondition::Exists(key)) => write!(f, "{key} does not exist"),
+            CommitError::Malformed(why) => write!(f, "malformed commit: {why}"),
+            CommitError::Full => {
+                write!(f, "the store's disk is full: free space on it; deletes and updates in place still work")
+            }
+            CommitError::Io(why) => write!(f, "{why}"),
+            CommitError::Closed => write!(f, "the store is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for CommitError {}
+
+impl fmt::Display for HistoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HistoryError::Compacted { floor } => {
+                write!(f, "history before revision {floor} is no longer kept: list again")
+            }
+            HistoryError::Future { current } => write!(f, "the store is only at revision {current}"),
+        }
+    }
+}
+
+impl std::error::Error for HistoryError {}
 
 /// Why history can not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
