@@ -20,7 +20,9 @@
 //! Type ids come from `table::schema().kind(group, version, kind) -> Option<TypeId>`.
 
 pub mod field;
+pub mod json;
 pub mod names;
+pub mod patch;
 pub mod quantity;
 pub mod selector;
 pub mod status;

@@ -100,6 +100,8 @@ impl Elem {
 pub struct Patch {
     /// Lists are merged by [`Field::merge_key`] (or as sets of primitives without one).
     pub merge: bool,
+    /// An object is replaced as a whole.
+    pub replace: bool,
     /// The patch names, in `$retainKeys`, which keys may stay.
     pub retain_keys: bool,
 }

@@ -79,7 +79,7 @@ fn field(schema: &mut Schema, row: usize, rest: &'static str) -> Option<Field> {
         number: number.parse().unwrap_or(0),
         required: false,
         inline: name == "<inline>",
-        patch: Patch { merge: false, retain_keys: false },
+        patch: Patch { merge: false, replace: false, retain_keys: false },
         topology: Topology::Unsaid,
     };
     while !marks.is_empty() {
@@ -105,7 +105,11 @@ fn apply_mark(field: &mut Field, mark: &'static str) {
     match name {
         "required" => field.required = true,
         "patch" => {
-            field.patch = Patch { merge: value.contains("merge"), retain_keys: value.contains("retainKeys") };
+            field.patch = Patch {
+                merge: value.contains("merge"),
+                replace: value.contains("replace"),
+                retain_keys: value.contains("retainKeys"),
+            };
         }
         "key" => field.key = Span::of(value),
         "default" => field.default = Span::of(value),
