@@ -14,6 +14,7 @@
 mod error;
 mod netlink;
 mod netns;
+mod nft;
 mod plan;
 mod records;
 mod veth;
@@ -33,6 +34,7 @@ pub use netns::enter;
 
 use netlink::Socket;
 use netlink::route::{PROTOCOL, Route, Scope};
+use nft::table;
 use plan::{NodeRoute, Tables};
 use records::{Records, check_uid};
 
@@ -173,10 +175,30 @@ impl Network {
             node.set_route(&service_route(config, &uplink))
         };
         lo().map_err(NetworkError::link("prepare lo for services"))?;
-        self.state().node = Some((config.clone(), uplink));
+        let mut state = self.state();
+        let changed = state.node.as_ref().is_some_and(|(before, _)| before != config);
+        state.node = Some((config.clone(), uplink));
+        self.load_skeleton(&mut state, config, changed)?;
+        drop(state);
         self.drop_foreign_stock()?;
         self.fill_stock();
         Ok(())
+    }
+
+    /// Sees to it that a packet filter table is there. One of an earlier agent is left alone until the
+    /// services are known: until then it is better than one without them.
+    fn load_skeleton(&self, state: &mut State, config: &NodeConfig, changed: bool) -> Result<(), NetworkError> {
+        let mut filter = Socket::netfilter().map_err(NetworkError::link("nf_tables netlink"))?;
+        match &state.tables {
+            Some(tables) if changed => table::load(&mut filter, config, tables),
+            Some(_) => Ok(()),
+            None if table::is_loaded(&mut filter)? => Ok(()),
+            None => {
+                table::load(&mut filter, config, &Tables::default())?;
+                state.tables = Some(Tables::default());
+                Ok(())
+            }
+        }
     }
 
     /// Removes from the stock what is not of the pod network (any more).
@@ -195,27 +217,18 @@ impl Network {
     /// also after a restart of the agent. Its rules are in place before its first packet.
     pub fn attach(&self, uid: &PodUid) -> Result<Attachment, NetworkError> {
         check_uid(uid)?;
+        let mut node = Socket::route().map_err(NetworkError::link("route netlink"))?;
         let mut state = self.state();
         let records = &self.shared.records;
         let pin = records.pin(uid);
         if let Some(&ip) = state.attached.get(uid) {
-            let mut node = Socket::route().map_err(NetworkError::link("route netlink"))?;
             if veth::is_whole(&pin, ip, &mut node) {
                 return Ok(Attachment { netns: pin, ip });
             }
             veth::remove(&pin, ip)?;
             state.attached.remove(uid);
         }
-        let (cidr, uplink) = state.configured()?;
-        let ip = match state.stock.first() {
-            Some(&ip) => ip,
-            None => {
-                let ip = plan::lowest_free(cidr, &state.used()).ok_or(NetworkError::AddressesUsedUp(cidr))?;
-                veth::make(&records.stock_pin(ip), ip, &uplink)?;
-                state.stock.insert(ip);
-                ip
-            }
-        };
+        let ip = self.take_stock(&mut state, &mut node)?;
         // Recorded first: from here on the address is the pod's, and a new start finishes the move.
         records.write(uid, ip)?;
         netns::rename(&records.stock_pin(ip), &pin).map_err(NetworkError::path(&pin))?;
@@ -224,6 +237,24 @@ impl Network {
         drop(state);
         self.fill_stock();
         Ok(Attachment { netns: pin, ip })
+    }
+
+    /// The address of a whole namespace in stock, made on the spot when there is none.
+    fn take_stock(&self, state: &mut State, node: &mut Socket) -> Result<Ipv4Addr, NetworkError> {
+        let (cidr, uplink) = state.configured()?;
+        let records = &self.shared.records;
+        while let Some(&ip) = state.stock.first() {
+            let pin = records.stock_pin(ip);
+            if veth::is_whole(&pin, ip, node) {
+                return Ok(ip);
+            }
+            veth::remove(&pin, ip)?;
+            state.stock.remove(&ip);
+        }
+        let ip = plan::lowest_free(cidr, &state.used()).ok_or(NetworkError::AddressesUsedUp(cidr))?;
+        veth::make(&records.stock_pin(ip), ip, &uplink)?;
+        state.stock.insert(ip);
+        Ok(ip)
     }
 
     /// Takes the pod's namespace and address away. Idempotent; goes on over errors and reports them
@@ -246,12 +277,24 @@ impl Network {
         self.state().attached.iter().map(with_pin).collect()
     }
 
-    /// Makes these the services that are reachable from the node and its pods, and the names that DNS
-    /// answers. Whole desired state; only the difference to the last call is sent to the kernel.
+    /// Makes these the services that are reachable from the node and its pods, in one transaction.
+    /// Whole desired state; only the difference to the last call is sent to the kernel.
+    ///
+    /// # Errors
+    /// [`NetworkError::NotConfigured`] before [`configure`](Self::configure); when the kernel refuses,
+    /// with what was there before still in place.
     pub fn set_services(&self, services: &[ServiceItem]) -> Result<(), NetworkError> {
         let mut state = self.state();
-        let dns = state.node.as_ref().map(|(n, _)| n.dns_ip);
-        state.tables = Some(Tables::of(services, dns));
+        let node = state.node.as_ref().map(|(n, _)| n.clone()).ok_or(NetworkError::NotConfigured)?;
+        let new = Tables::of(services, Some(node.dns_ip));
+        let mut filter = Socket::netfilter().map_err(NetworkError::link("nf_tables netlink"))?;
+        // When the difference does not fit, somebody else changed the table: it is made anew.
+        let updated = state.tables.as_ref().is_some_and(|old| table::update(&mut filter, old, &new).is_ok());
+        if !updated {
+            state.tables = None;
+            table::load(&mut filter, &node, &new)?;
+        }
+        state.tables = Some(new);
         Ok(())
     }
 
@@ -301,6 +344,8 @@ impl Network {
             results.push(clear_node(&config, &uplink).map_err(NetworkError::link("clear routes")));
         }
         state.tables = None;
+        let filter = Socket::netfilter().map_err(NetworkError::link("nf_tables netlink"));
+        results.push(filter.and_then(|mut filter| table::remove(&mut filter)));
         results.push(records.restore_sysctls());
         results.push(records.clear());
         NetworkError::collect(results)

@@ -94,9 +94,9 @@ impl Message {
         }
     }
 
-    /// Length so far, in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+    /// What was written without a message around it: attributes to be put into one.
+    pub(crate) fn into_fragment(self) -> Vec<u8> {
+        self.bytes
     }
 
     pub(crate) fn finish(mut self) -> Vec<u8> {
@@ -252,7 +252,7 @@ impl Socket {
     }
 
     /// Makes room for a batch of `size` bytes: the kernel takes it in one piece or not at all.
-    pub(crate) fn make_room(&self, size: usize) -> Result<(), NetlinkError> {
+    fn make_room(&self, size: usize) -> Result<(), NetlinkError> {
         if size > sockopt::socket_send_buffer_size(&self.fd)? / 2 {
             sockopt::set_socket_send_buffer_size_force(&self.fd, size * 2)?;
         }
