@@ -30,6 +30,7 @@ pub struct Item {
     /// SHA-256 of `body`, cut.
     pub hash: Digest,
     /// An encoded [`Body`].
+    #[serde(with = "crate::codec::block")]
     pub body: Vec<u8>,
 }
 
@@ -75,6 +76,7 @@ pub struct PodItem {
     pub name: String,
     /// The pod as v1 API JSON, `metadata` (name, namespace, uid, labels, annotations,
     /// deletionTimestamp) and `spec` only: status is the agent's to say.
+    #[serde(with = "crate::codec::block")]
     pub object: Vec<u8>,
     /// Set when the pod is to stop: the grace in seconds from when the agent first sees it.
     pub stop: Option<u32>,

@@ -5,7 +5,9 @@
 pub mod api;
 pub mod codec;
 pub mod desired;
+pub mod digest;
 pub mod ids;
+pub mod join;
 pub mod report;
 pub mod session;
 pub mod submit;

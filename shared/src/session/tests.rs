@@ -1,0 +1,594 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::codec;
+use crate::desired::{Body, DataItem, Item, ItemId, SetHead, SetKind};
+use crate::digest;
+use crate::ids::{ClusterId, Digest, Generation, PodUid, StoreUuid};
+use crate::report::{EventReport, Phase, PodReport};
+use crate::wire::*;
+
+fn item(name: &str, content: &str) -> Arc<Item> {
+    let data = [("k".to_owned(), content.as_bytes().to_vec())].into();
+    let body = Body::Data(DataItem { secret: false, namespace: "d".into(), name: name.into(), data });
+    Arc::new(codec::item(&body))
+}
+
+fn compiled(items: &[(&str, &str)]) -> Compiled {
+    let items = items.iter().map(|(n, c)| item(n, c)).map(|i| (i.id.clone(), i)).collect();
+    Compiled { items, missing: Default::default() }
+}
+
+fn missing(mut compiled: Compiled, names: &[&str]) -> Compiled {
+    compiled.missing = names.iter().map(|n| ItemId(format!("configmap/d/{n}"))).collect();
+    compiled
+}
+
+fn generation(revision: u64) -> Generation {
+    Generation { epoch: 1, revision }
+}
+
+fn empty(revision: u64) -> DesiredSet {
+    DesiredSet::new(generation(revision), Compiled::default())
+}
+
+const STORE: StoreUuid = StoreUuid([7; 16]);
+const CLUSTER: ClusterId = ClusterId([1; 16]);
+
+fn server() -> ServerSession {
+    let identity =
+        ServerIdentity { cluster: CLUSTER, store: STORE, features: Features::default(), version: "t".into() };
+    ServerSession::new(identity, "n1".into(), Millis(0))
+}
+
+/// A ledger in memory: what the agent's disk holds.
+#[derive(Clone, Debug, Default)]
+struct Ledger {
+    store: Option<StoreUuid>,
+    sets: [BTreeMap<ItemId, Digest>; 2],
+    generations: [Generation; 2],
+    applies: usize,
+    /// This many of the next writes fail.
+    broken: usize,
+}
+
+impl Ledger {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocols: PROTOCOLS,
+            features: Features::default(),
+            cluster: CLUSTER,
+            node: "n1".into(),
+            store: self.store,
+            heads: Heads { node: self.head(SetKind::Node), shared: self.head(SetKind::Shared) },
+            agent_version: "t".into(),
+        }
+    }
+
+    fn digest(&self, set: SetKind) -> Digest {
+        digest::of_set(&self.sets[set as usize])
+    }
+
+    fn head(&self, set: SetKind) -> SetHead {
+        let generation = self.generations[set as usize];
+        match generation == Generation::default() && self.sets[set as usize].is_empty() {
+            true => SetHead::default(),
+            false => SetHead { generation, digest: self.digest(set) },
+        }
+    }
+
+    fn apply(&mut self, apply: Apply) -> Result<Digest, String> {
+        if self.broken > 0 {
+            self.broken -= 1;
+            return Err("disk full".into());
+        }
+        self.applies += 1;
+        let set = &mut self.sets[apply.set as usize];
+        set.extend(apply.puts.into_iter().map(|item| (item.id, item.hash)));
+        apply.deletes.iter().for_each(|id| {
+            set.remove(id);
+        });
+        if let Some(generation) = apply.generation {
+            self.generations[apply.set as usize] = generation;
+        }
+        Ok(self.digest(apply.set))
+    }
+
+    fn holds(&self, set: SetKind, expect: &[(&str, &str)]) {
+        let expect: BTreeMap<ItemId, Digest> =
+            expect.iter().map(|(n, c)| item(n, c)).map(|i| (i.id.clone(), i.hash)).collect();
+        assert_eq!(self.sets[set as usize], expect, "{set:?}");
+    }
+}
+
+/// Two ends and what is between them, in both directions, as bytes.
+struct Pair {
+    server: ServerSession,
+    agent: AgentSession,
+    to_agent: VecDeque<Vec<u8>>,
+    to_server: VecDeque<Vec<u8>>,
+    outputs: Vec<ServerOutput>,
+    reported: Vec<u64>,
+    now: Millis,
+}
+
+impl Pair {
+    fn new(ledger: &Ledger) -> Pair {
+        Pair {
+            server: server(),
+            agent: AgentSession::new(ledger.hello()),
+            to_agent: VecDeque::new(),
+            to_server: VecDeque::new(),
+            outputs: Vec::new(),
+            reported: Vec::new(),
+            now: Millis(0),
+        }
+    }
+
+    fn step_agent(&mut self, ledger: &mut Ledger) -> bool {
+        let Some(output) = self.agent.poll_output() else { return false };
+        match output {
+            AgentOutput::Send(message) => self.to_server.push_back(codec::encode(&message)),
+            AgentOutput::Welcomed(welcome) => ledger.store = Some(welcome.store),
+            AgentOutput::NeedIndex(set) => {
+                self.agent.index(set, ledger.sets[set as usize].clone().into_iter().collect());
+            }
+            AgentOutput::Apply(apply) => {
+                let set = apply.set;
+                match ledger.apply(apply) {
+                    Ok(digest) => self.agent.applied(set, digest),
+                    Err(reason) => self.agent.failed(set, reason),
+                }
+            }
+            AgentOutput::Reported(sequence) => self.reported.push(sequence),
+        }
+        true
+    }
+
+    /// One thing that can happen; false when nothing can.
+    fn step(&mut self, sets: [Option<&DesiredSet>; 2], ledger: &mut Ledger) -> Result<bool, Ended> {
+        if self.step_agent(ledger) {
+            return Ok(true);
+        }
+        if let Some(bytes) = self.to_server.pop_front() {
+            self.server.handle(codec::decode_evolving(&bytes).unwrap(), self.now, 5)?;
+            while let Some(output) = self.server.poll_output() {
+                if let ServerOutput::Report(report) = &output {
+                    self.server.reported(report.sequence);
+                }
+                self.outputs.push(output);
+            }
+            return Ok(true);
+        }
+        if let Some(message) = self.server.poll_transmit(sets, self.now) {
+            self.to_agent.push_back(codec::encode(&message));
+            return Ok(true);
+        }
+        if let Some(bytes) = self.to_agent.pop_front() {
+            self.agent.handle(codec::decode_evolving(&bytes).unwrap())?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn run(&mut self, sets: [Option<&DesiredSet>; 2], ledger: &mut Ledger) -> Result<(), Ended> {
+        while self.step(sets, ledger)? {}
+        Ok(())
+    }
+}
+
+fn connect(node: &DesiredSet, shared: &DesiredSet, ledger: &mut Ledger) -> Pair {
+    let mut pair = Pair::new(ledger);
+    pair.run([Some(node), Some(shared)], ledger).unwrap();
+    assert!(pair.server.is_synced([Some(node), Some(shared)]));
+    pair
+}
+
+#[test]
+fn a_new_agent_gets_everything_and_a_reconnect_sends_nothing() {
+    let node = DesiredSet::new(generation(5), compiled(&[("a", "1"), ("b", "2")]));
+    let shared = DesiredSet::new(generation(5), compiled(&[("s", "1")]));
+    let mut ledger = Ledger::default();
+    assert_eq!(connect(&node, &shared, &mut ledger).server.items_sent(), 3);
+    ledger.holds(SetKind::Node, &[("a", "1"), ("b", "2")]);
+    let applies = ledger.applies;
+    assert_eq!(connect(&node, &shared, &mut ledger).server.items_sent(), 0);
+    assert_eq!(ledger.applies, applies, "nothing was written");
+    // Another server start compiles the same content at a later revision.
+    let later = DesiredSet::new(generation(9), compiled(&[("a", "1"), ("b", "2")]));
+    assert_eq!(connect(&later, &shared, &mut ledger).server.items_sent(), 0);
+}
+
+#[test]
+fn a_change_travels_alone() {
+    let mut node = DesiredSet::new(generation(5), compiled(&[("a", "1"), ("b", "2"), ("c", "3")]));
+    let shared = empty(5);
+    let mut ledger = Ledger::default();
+    let mut pair = connect(&node, &shared, &mut ledger);
+    assert!(node.update(generation(6), compiled(&[("a", "1"), ("b", "new")])));
+    pair.run([Some(&node), Some(&shared)], &mut ledger).unwrap();
+    assert_eq!(pair.server.items_sent(), 4);
+    ledger.holds(SetKind::Node, &[("a", "1"), ("b", "new")]);
+    assert_eq!(ledger.head(SetKind::Node), node.head());
+    assert!(!node.update(generation(7), compiled(&[("a", "1"), ("b", "new")])), "nothing changed");
+    assert_eq!(node.head().generation, generation(6));
+}
+
+#[test]
+fn after_a_server_start_only_what_differs_travels() {
+    let shared = empty(5);
+    let mut ledger = Ledger::default();
+    connect(&DesiredSet::new(generation(5), compiled(&[("a", "1"), ("b", "2"), ("c", "3")])), &shared, &mut ledger);
+    // A server without history: the agent's index tells.
+    let node = DesiredSet::new(generation(8), compiled(&[("b", "2"), ("c", "4"), ("d", "5")]));
+    let pair = connect(&node, &shared, &mut ledger);
+    assert_eq!(pair.server.items_sent(), 2);
+    ledger.holds(SetKind::Node, &[("b", "2"), ("c", "4"), ("d", "5")]);
+}
+
+#[test]
+fn what_is_missing_is_kept() {
+    let shared = empty(5);
+    let mut ledger = Ledger::default();
+    let mut node = DesiredSet::new(generation(5), compiled(&[("a", "1"), ("b", "2")]));
+    let mut pair = connect(&node, &shared, &mut ledger);
+    // In the running server the set itself keeps it …
+    assert!(!node.update(generation(6), missing(compiled(&[("a", "1")]), &["b"])));
+    pair.run([Some(&node), Some(&shared)], &mut ledger).unwrap();
+    ledger.holds(SetKind::Node, &[("a", "1"), ("b", "2")]);
+    // … and after a start only the agent has it, and keeps it.
+    let node = DesiredSet::new(generation(7), missing(compiled(&[("a", "9")]), &["b"]));
+    connect(&node, &shared, &mut ledger);
+    ledger.holds(SetKind::Node, &[("a", "9"), ("b", "2")]);
+    // Sent whole, it is still kept, because the set is not complete.
+    ledger.generations[0] = generation(7);
+    ledger.sets[0].insert(ItemId("configmap/d/zz".into()), Digest::default());
+    let mut again = Pair::new(&ledger);
+    again.run([Some(&node), Some(&shared)], &mut ledger).unwrap();
+    assert!(ledger.sets[0].contains_key(&ItemId("configmap/d/b".into())));
+    assert!(ledger.sets[0].contains_key(&ItemId("configmap/d/zz".into())));
+}
+
+#[test]
+fn what_was_kept_goes_once_the_set_is_complete() {
+    let shared = empty(5);
+    let mut ledger = Ledger::default();
+    connect(&DesiredSet::new(generation(5), compiled(&[("a", "1"), ("b", "2")])), &shared, &mut ledger);
+    let mut node = DesiredSet::new(generation(7), missing(compiled(&[("a", "1")]), &["b"]));
+    let mut pair = connect(&node, &shared, &mut ledger);
+    assert!(node.update(generation(8), compiled(&[("a", "2")])));
+    pair.run([Some(&node), Some(&shared)], &mut ledger).unwrap();
+    ledger.holds(SetKind::Node, &[("a", "2")]);
+}
+
+#[test]
+fn the_same_generation_with_another_digest_is_sent_whole() {
+    let (node, shared) = (DesiredSet::new(generation(5), compiled(&[("a", "1"), ("b", "2")])), empty(5));
+    let mut ledger = Ledger::default();
+    connect(&node, &shared, &mut ledger);
+    ledger.sets[0].remove(&ItemId("configmap/d/a".into()));
+    ledger.sets[0].insert(ItemId("configmap/d/x".into()), Digest::default());
+    let pair = connect(&node, &shared, &mut ledger);
+    assert_eq!(pair.server.items_sent(), 2);
+    ledger.holds(SetKind::Node, &[("a", "1"), ("b", "2")]);
+}
+
+#[test]
+fn an_older_generation_is_refused_and_a_higher_epoch_is_not() {
+    let shared = empty(5);
+    let mut ledger = Ledger::default();
+    connect(&DesiredSet::new(generation(9), compiled(&[("a", "1")])), &shared, &mut ledger);
+    // The server does not even offer it …
+    let old = DesiredSet::new(generation(4), compiled(&[("b", "2")]));
+    let mut pair = Pair::new(&ledger);
+    pair.run([Some(&old), Some(&shared)], &mut ledger).unwrap();
+    assert_eq!(pair.server.items_sent(), 0);
+    // … and if one does, the agent says no.
+    let mut agent = AgentSession::new(ledger.hello());
+    let (to, set) = (old.head(), SetKind::Node);
+    agent.handle(ToAgent::Welcome(welcome())).unwrap();
+    agent.handle(ToAgent::Begin { set, to, mode: SyncMode::Full, complete: true }).unwrap();
+    agent.handle(ToAgent::End { set }).unwrap();
+    let mut last = None;
+    while let Some(output) = agent.poll_output() {
+        assert!(!matches!(output, AgentOutput::Apply(_)));
+        last = Some(output);
+    }
+    let held = ledger.head(set);
+    assert_eq!(last, Some(AgentOutput::Send(ToServer::Rejected { set, to, why: Rejection::Older { held } })));
+    // A restored backup has lower revisions in a higher epoch.
+    let restored = DesiredSet::new(Generation { epoch: 2, revision: 3 }, compiled(&[("b", "2")]));
+    connect(&restored, &shared, &mut ledger);
+    ledger.holds(SetKind::Node, &[("b", "2")]);
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        protocol: 1,
+        features: Features::default(),
+        cluster: CLUSTER,
+        store: STORE,
+        now: 0,
+        server_version: "t".into(),
+    }
+}
+
+#[test]
+fn strangers_are_refused_on_both_sides() {
+    let sets = empty(1);
+    let check = |change: fn(&mut Hello), code| {
+        let mut hello = Ledger::default().hello();
+        change(&mut hello);
+        let mut server = server();
+        let ended = server.handle(ToServer::Hello(hello), Millis(0), 0).unwrap_err();
+        assert!(matches!(&ended, Ended::Foreign(refuse) if refuse.code == code), "{ended}");
+        let sent = server.poll_transmit([Some(&sets), Some(&sets)], Millis(0));
+        assert!(matches!(sent, Some(ToAgent::Refuse(refuse)) if refuse.code == code));
+        assert_eq!(server.poll_transmit([Some(&sets), Some(&sets)], Millis(0)), None);
+        assert_eq!(server.poll_output(), None);
+    };
+    check(|h| h.cluster = ClusterId([9; 16]), RefuseCode::Cluster);
+    check(|h| h.store = Some(StoreUuid([9; 16])), RefuseCode::Store);
+    check(|h| h.node = "other".into(), RefuseCode::Identity);
+    check(|h| h.protocols = ProtocolRange { min: 8, max: 9 }, RefuseCode::Protocol);
+
+    let check = |change: fn(&mut Welcome)| {
+        let mut agent = AgentSession::new(Ledger { store: Some(STORE), ..Ledger::default() }.hello());
+        let mut foreign = welcome();
+        change(&mut foreign);
+        assert!(agent.handle(ToAgent::Welcome(foreign)).is_err());
+    };
+    check(|w| w.store = StoreUuid([9; 16]));
+    check(|w| w.cluster = ClusterId([9; 16]));
+    check(|w| w.protocol = 7);
+}
+
+#[test]
+fn a_ledger_that_can_not_write_is_offered_the_set_again() {
+    let (node, shared) = (DesiredSet::new(generation(5), compiled(&[("a", "1")])), empty(5));
+    let mut ledger = Ledger { broken: 1, ..Ledger::default() };
+    let mut pair = Pair::new(&ledger);
+    let sets = [Some(&node), Some(&shared)];
+    pair.run(sets, &mut ledger).unwrap();
+    ledger.holds(SetKind::Node, &[]);
+    assert!(matches!(&pair.outputs[1], ServerOutput::Rejected { why: Rejection::Storage(_), .. }));
+    pair.now = pair.server.poll_timeout().unwrap();
+    assert_eq!(pair.now, Millis(STORAGE_RETRY));
+    pair.run(sets, &mut ledger).unwrap();
+    ledger.holds(SetKind::Node, &[("a", "1")]);
+}
+
+#[test]
+fn large_sets_travel_in_bounded_batches() {
+    let names: Vec<String> = (0..700).map(|i| format!("{i:04}")).collect();
+    let big = "x".repeat(BATCH_BYTES * 2);
+    let mut pairs: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "1")).collect();
+    pairs.push(("zz", &big));
+    let (node, shared) = (DesiredSet::new(generation(5), compiled(&pairs)), empty(5));
+    let mut server = server();
+    server.handle(ToServer::Hello(Ledger::default().hello()), Millis(0), 0).unwrap();
+    let mut batches = 0;
+    while let Some(message) = server.poll_transmit([Some(&node), Some(&shared)], Millis(0)) {
+        if let ToAgent::Items { puts, .. } = &message {
+            batches += 1;
+            let bytes: usize = puts.iter().map(|i| i.body.len()).sum();
+            assert!(puts.len() <= BATCH_ITEMS && (bytes <= BATCH_BYTES * 2 + (64 << 10)));
+            assert!(codec::frame(&message).len() <= codec::MAX_FRAME);
+        }
+    }
+    assert_eq!(batches, 3);
+    let mut ledger = Ledger::default();
+    connect(&node, &shared, &mut ledger);
+    assert_eq!(ledger.sets[0].len(), 701);
+    // Its index comes back in parts.
+    let later = DesiredSet::new(generation(9), compiled(&pairs[1..]));
+    assert_eq!(connect(&later, &shared, &mut ledger).server.items_sent(), 0);
+    assert_eq!(ledger.sets[0].len(), 700);
+}
+
+#[test]
+fn a_peer_that_breaks_the_protocol_is_cut_off() {
+    let check = |messages: Vec<ToServer>| {
+        let mut server = server();
+        server.handle(ToServer::Hello(Ledger::default().hello()), Millis(0), 0).unwrap();
+        let outcome = messages.into_iter().try_for_each(|m| server.handle(m, Millis(0), 0));
+        assert!(matches!(outcome, Err(Ended::Violation(_))));
+    };
+    let set = SetKind::Node;
+    check(vec![ToServer::Hello(Ledger::default().hello())]);
+    check(vec![ToServer::Persisted { set, to: SetHead::default() }]);
+    check(vec![ToServer::Index { set, entries: vec![], last: true }]);
+    check(vec![ToServer::Report(Report { sequence: 2, ..Report::default() })]);
+    let mut silent = server();
+    assert_eq!(silent.handle_timeout(Millis(HELLO_TIMEOUT)), Err(Ended::Silent));
+
+    let check = |messages: Vec<ToAgent>| {
+        let mut agent = AgentSession::new(Ledger::default().hello());
+        agent.handle(ToAgent::Welcome(welcome())).unwrap();
+        let outcome = messages.into_iter().try_for_each(|m| agent.handle(m));
+        assert!(matches!(outcome, Err(Ended::Violation(_))));
+    };
+    let begin = ToAgent::Begin { set, to: SetHead::default(), mode: SyncMode::Full, complete: true };
+    check(vec![begin.clone(), begin.clone()]);
+    check(vec![ToAgent::End { set }]);
+    check(vec![ToAgent::Items { set, puts: vec![], deletes: vec![] }]);
+    check(vec![ToAgent::Reported { sequence: 1 }]);
+    check(vec![begin.clone(), ToAgent::End { set }, ToAgent::End { set }]);
+    let mut bad = Arc::unwrap_or_clone(item("a", "1"));
+    bad.body.push(0);
+    check(vec![begin.clone(), ToAgent::Items { set, puts: vec![bad], deletes: vec![] }]);
+    check(vec![begin, ToAgent::Items { set, puts: vec![], deletes: vec![ItemId("x".into())] }]);
+}
+
+fn pod(uid: &str, phase: Phase) -> PodReport {
+    PodReport {
+        uid: PodUid(uid.into()),
+        namespace: "d".into(),
+        name: uid.into(),
+        phase,
+        reason: String::new(),
+        message: String::new(),
+        host_ip: None,
+        pod_ip: None,
+        started_at: None,
+        initialized: false,
+        ready: false,
+        init_containers: vec![],
+        containers: vec![],
+        gone: false,
+    }
+}
+
+fn event(message: &str) -> EventReport {
+    EventReport {
+        pod: None,
+        field_path: String::new(),
+        warning: false,
+        reason: "R".into(),
+        message: message.into(),
+        at: 0,
+    }
+}
+
+fn node_report() -> crate::report::NodeReport {
+    crate::report::NodeReport {
+        addresses: vec![],
+        hostname: "n1".into(),
+        capacity: Default::default(),
+        allocatable: Default::default(),
+        architecture: "amd64".into(),
+        os_image: String::new(),
+        kernel: String::new(),
+        machine_id: String::new(),
+        boot_id: String::new(),
+        agent_version: String::new(),
+        conditions: vec![],
+        labels: Default::default(),
+    }
+}
+
+#[test]
+fn reports_are_coalesced_acknowledged_and_told_again_in_a_new_session() {
+    let mut outbox = Outbox::default();
+    assert_eq!(outbox.next_report(1), None, "without the node's own report nothing is whole");
+    outbox.node(node_report());
+    outbox.pod(pod("a", Phase::Pending));
+    outbox.event(event("one"));
+    let first = outbox.next_report(1).unwrap();
+    assert!(first.whole && first.node.is_some());
+    assert_eq!((first.pods.len(), first.events.len()), (1, 1));
+    // While it is under way two changes become one.
+    outbox.pod(pod("a", Phase::Running));
+    outbox.pod(pod("a", Phase::Succeeded));
+    assert!(!outbox.is_ready());
+    outbox.acknowledged(1);
+    let second = outbox.next_report(2).unwrap();
+    assert_eq!(second.pods, [pod("a", Phase::Succeeded)]);
+    assert!(second.events.is_empty() && !second.whole);
+    outbox.acknowledged(2);
+    outbox.pod(pod("a", Phase::Succeeded));
+    assert!(!outbox.is_ready(), "nothing new");
+    // The connection breaks before an acknowledgement: events are kept, everything is told.
+    outbox.event(event("two"));
+    outbox.next_report(3).unwrap();
+    outbox.restart();
+    let again = outbox.next_report(1).unwrap();
+    assert!(again.whole && again.node.is_some());
+    assert_eq!((again.pods.len(), again.events.len()), (1, 1));
+}
+
+#[test]
+fn many_pods_are_told_in_parts_and_events_are_bounded() {
+    let mut outbox = Outbox::default();
+    outbox.node(node_report());
+    (0..120).for_each(|i| outbox.pod(pod(&format!("{i:03}"), Phase::Running)));
+    (0..MAX_EVENTS + 10).for_each(|i| outbox.event(event(&i.to_string())));
+    assert_eq!(outbox.events_dropped(), 10);
+    let mut wholes = Vec::new();
+    let mut sequence = 0;
+    while outbox.is_ready() {
+        sequence += 1;
+        let report = outbox.next_report(sequence).unwrap();
+        assert!(report.pods.len() + report.events.len() < 100, "one commit");
+        wholes.push(report.whole);
+        outbox.acknowledged(sequence);
+    }
+    assert_eq!(wholes, [false, false, true, false, false, false, false]);
+}
+
+#[test]
+fn reports_pass_the_session_in_order() {
+    let (node, shared) = (empty(1), empty(1));
+    let mut ledger = Ledger::default();
+    let mut pair = connect(&node, &shared, &mut ledger);
+    pair.agent.report(Report::default());
+    pair.agent.report(Report::default());
+    pair.agent.liveness(false);
+    pair.run([Some(&node), Some(&shared)], &mut ledger).unwrap();
+    assert_eq!(pair.reported, [1, 2]);
+    assert!(pair.outputs.contains(&ServerOutput::Liveness(false)));
+}
+
+/// Connections break anywhere, writes fail, the server restarts and compiles anew; once that stops,
+/// the ledger holds what the server wants, and nothing that was right was sent twice.
+fn converges(script: Vec<(u8, u8, u16)>) {
+    let mut ledger = Ledger::default();
+    let mut content: BTreeMap<String, String> = BTreeMap::new();
+    let mut revision = 1;
+    let mut node = empty(revision);
+    let shared = empty(revision);
+    for (what, name, cut) in script {
+        revision += 1;
+        match what % 4 {
+            0 => drop(content.remove(&format!("{}", name % 8))),
+            _ => drop(content.insert(format!("{}", name % 8), format!("{revision}"))),
+        }
+        let pairs: Vec<(&str, &str)> = content.iter().map(|(n, c)| (n.as_str(), c.as_str())).collect();
+        if what % 5 == 0 {
+            node = DesiredSet::new(generation(revision), compiled(&pairs));
+        } else {
+            node.update(generation(revision), compiled(&pairs));
+        }
+        ledger.broken = usize::from(what % 7 == 0);
+        let mut pair = Pair::new(&ledger);
+        for _ in 0..cut % 60 {
+            if !pair.step([Some(&node), Some(&shared)], &mut ledger).unwrap() {
+                break;
+            }
+        }
+    }
+    ledger.broken = 0;
+    connect(&node, &shared, &mut ledger);
+    let pairs: Vec<(&str, &str)> = content.iter().map(|(n, c)| (n.as_str(), c.as_str())).collect();
+    ledger.holds(SetKind::Node, &pairs);
+    assert_eq!(connect(&node, &shared, &mut ledger).server.items_sent(), 0);
+}
+
+proptest! {
+    #[test]
+    fn cut_links_converge(script in proptest::collection::vec(any::<(u8, u8, u16)>(), 0..40)) {
+        converges(script);
+    }
+
+    #[test]
+    fn hostile_messages_never_panic(tags in proptest::collection::vec((0u8..8, proptest::collection::vec(any::<u8>(), 0..40)), 0..20)) {
+        let set = empty(3);
+        let (mut server, mut agent) = (server(), AgentSession::new(Ledger::default().hello()));
+        server.handle(ToServer::Hello(Ledger::default().hello()), Millis(0), 0).unwrap();
+        agent.handle(ToAgent::Welcome(welcome())).unwrap();
+        for (tag, rest) in tags {
+            let bytes: Vec<u8> = [codec::VERSION, tag].into_iter().chain(rest).collect();
+            if let Ok(message) = codec::decode_evolving::<ToServer>(&bytes) {
+                let _ = server.handle(message, Millis(0), 0);
+            }
+            if let Ok(message) = codec::decode_evolving::<ToAgent>(&bytes) {
+                let _ = agent.handle(message);
+            }
+            let _ = server.poll_transmit([Some(&set), None], Millis(0));
+            while agent.poll_output().is_some() {}
+        }
+    }
+}
