@@ -129,10 +129,10 @@ fn the_same_client_stays_with_its_backend_if_asked() {
 #[test]
 fn a_false_source_is_dropped() {
     let lab = Lab::new(1);
-    let [a, b] = ["a", "b"].map(|n| lab.nodes[0].attach(n));
+    let [a, b, c] = ["a", "b", "c"].map(|n| lab.nodes[0].attach(n));
     let receiver = enter_bind(&b.netns, b.ip, 53);
     for (case, false_source) in
-        [("another pod's", b.ip), ("the node's", lab.nodes[0].address()), ("free", "10.42.1.99".parse().unwrap())]
+        [("another pod's", c.ip), ("the node's", lab.nodes[0].address()), ("free", "10.42.1.99".parse().unwrap())]
     {
         sh(&inside(&a.netns, &format!("ip addr add {false_source}/32 dev eth0")));
         for (source, text) in [(false_source, "false"), (a.ip, "honest")] {

@@ -88,7 +88,7 @@ impl Rule {
         })
     }
 
-    fn mask(self, at: u32, mask: [u8; 4]) -> Self {
+    pub(crate) fn mask(self, at: u32, mask: [u8; 4]) -> Self {
         self.add("bitwise", |m| {
             m.attr_be32(1, register(at)).attr_be32(2, register(at)).attr_be32(3, 4);
             m.nest(4, |m| _ = m.attr(DATA_VALUE, &mask)).nest(5, |m| _ = m.attr(DATA_VALUE, &[0; 4]));
@@ -122,7 +122,7 @@ impl Rule {
         let fib = self.add("fib", |m| {
             m.attr_be32(1, register(0)).attr_be32(2, RESULT_OIF).attr_be32(3, SADDR_IIF_PRESENT);
         });
-        fib.compare(0, Is::Equal, &[0])
+        fib.compare(0, Is::Equal, &[0; 4])
     }
 
     /// The destination is an address of the node itself.
@@ -156,12 +156,6 @@ impl Rule {
     /// Replaces the value from register 0 on by what the map has for it.
     pub(crate) fn value_of(self, map: &str) -> Self {
         self.add("lookup", |m| _ = m.attr_str(1, map).attr_be32(2, register(0)).attr_be32(3, register(0)))
-    }
-
-    pub(crate) fn immediate(self, to: u32, value: &[u8]) -> Self {
-        self.add("immediate", |m| {
-            m.attr_be32(1, register(to)).nest(2, |m| _ = m.attr(DATA_VALUE, value));
-        })
     }
 
     pub(crate) fn verdict(self, verdict: Verdict<'_>) -> Self {

@@ -82,11 +82,12 @@ fn chain_name(spread: &Spread) -> String {
     format!("{front}{affine}-{}", spread.backends)
 }
 
-/// The rule of a chain that spreads over a number of backends.
+/// The rule of a chain that spreads over a number of backends. (A mask of zeros makes the address the
+/// unspecified one, which NodePorts have, in a form that the `nft` program can print.)
 fn spread_rule(spread: &Spread) -> Rule {
     let rule = Rule::default();
     let rule = match spread.node_port {
-        true => rule.immediate(0, &[0; 4]),
+        true => rule.load(DESTINATION, 0).mask(0, [0; 4]),
         false => rule.load(DESTINATION, 0),
     };
     let rule = rule.load_meta(Meta::Protocol, 1).load(PORT, 2);
