@@ -27,3 +27,5 @@ pub mod quantity;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod time;
+pub mod validate;

@@ -132,6 +132,7 @@ pub struct Field {
     /// 0: the field has no protobuf form.
     number: u16,
     required: bool,
+    pointer: bool,
     inline: bool,
     patch: Patch,
     topology: Topology,
@@ -156,6 +157,11 @@ impl Field {
     /// be given is a rule of the kind.
     pub fn required(&self) -> bool {
         self.required
+    }
+
+    /// Upstream tells an explicit zero (`0`, `false`, `""`) from absence and keeps it.
+    pub fn pointer(&self) -> bool {
+        self.pointer
     }
 
     /// The struct's fields stand in the same JSON object.

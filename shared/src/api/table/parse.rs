@@ -7,6 +7,12 @@
 //!  <inline> 2 VolumeSource          the fields of VolumeSource stand in the same JSON object
 //! ```
 //!
+//! Marks: `required` (written even when empty), `ptr` (an explicit zero is kept), `patch=` and
+//! `key=` (strategic merge), `list=atomic|set|map(keys)`, `map=`, `struct=` (server-side apply),
+//! `default=` (JSON), `gate=`. Types: `string bool int32 int64 double bytes time microtime quantity
+//! intOrString duration object any`, a type of the same package, `other/v1.Type`, `[]T`, `{}T` (a
+//! map with string keys), `string(A|B)`.
+//!
 //! The text is part of the program, so a mistake in it is a defect of the program: it panics, and
 //! the tests parse it.
 
@@ -78,6 +84,7 @@ fn field(schema: &mut Schema, row: usize, rest: &'static str) -> Option<Field> {
         ty: type_id(schema, schema.rows[row].package as usize, ty),
         number: number.parse().unwrap_or(0),
         required: false,
+        pointer: false,
         inline: name == "<inline>",
         patch: Patch { merge: false, replace: false, retain_keys: false },
         topology: Topology::Unsaid,
@@ -104,6 +111,7 @@ fn apply_mark(field: &mut Field, mark: &'static str) {
     let (name, value) = mark.split_once('=').unwrap_or((mark, ""));
     match name {
         "required" => field.required = true,
+        "ptr" => field.pointer = true,
         "patch" => {
             field.patch = Patch {
                 merge: value.contains("merge"),
