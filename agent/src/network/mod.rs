@@ -96,11 +96,21 @@ struct State {
     making: Option<Ipv4Addr>,
     /// What the packet filter holds; `None` until it was loaded by this process.
     tables: Option<Tables>,
+    /// Stays open: closing it makes the kernel wait until what was replaced is freed, which takes
+    /// longer than a change.
+    filter: Option<Socket>,
 }
 
 impl State {
     fn used(&self) -> BTreeSet<Ipv4Addr> {
         self.attached.values().chain(&self.stock).chain(&self.making).copied().collect()
+    }
+
+    fn filter(&mut self) -> Result<Socket, NetworkError> {
+        match self.filter.take() {
+            Some(open) => Ok(open),
+            None => Socket::netfilter().map_err(NetworkError::link("nf_tables netlink")),
+        }
     }
 
     fn configured(&self) -> Result<(Cidr, Uplink), NetworkError> {
@@ -188,17 +198,18 @@ impl Network {
     /// Sees to it that a packet filter table is there. One of an earlier agent is left alone until the
     /// services are known: until then it is better than one without them.
     fn load_skeleton(&self, state: &mut State, config: &NodeConfig, changed: bool) -> Result<(), NetworkError> {
-        let mut filter = Socket::netfilter().map_err(NetworkError::link("nf_tables netlink"))?;
+        let mut filter = state.filter()?;
         match &state.tables {
-            Some(tables) if changed => table::load(&mut filter, config, tables),
-            Some(_) => Ok(()),
-            None if table::is_loaded(&mut filter)? => Ok(()),
+            Some(tables) if changed => table::load(&mut filter, config, tables)?,
+            Some(_) => {}
+            None if table::is_loaded(&mut filter)? => {}
             None => {
                 table::load(&mut filter, config, &Tables::default())?;
                 state.tables = Some(Tables::default());
-                Ok(())
             }
         }
+        state.filter = Some(filter);
+        Ok(())
     }
 
     /// Removes from the stock what is not of the pod network (any more).
@@ -287,7 +298,7 @@ impl Network {
         let mut state = self.state();
         let node = state.node.as_ref().map(|(n, _)| n.clone()).ok_or(NetworkError::NotConfigured)?;
         let new = Tables::of(services, Some(node.dns_ip));
-        let mut filter = Socket::netfilter().map_err(NetworkError::link("nf_tables netlink"))?;
+        let mut filter = state.filter()?;
         // When the difference does not fit, somebody else changed the table: it is made anew.
         let updated = state.tables.as_ref().is_some_and(|old| table::update(&mut filter, old, &new).is_ok());
         if !updated {
@@ -295,6 +306,7 @@ impl Network {
             table::load(&mut filter, &node, &new)?;
         }
         state.tables = Some(new);
+        state.filter = Some(filter);
         Ok(())
     }
 
@@ -344,8 +356,7 @@ impl Network {
             results.push(clear_node(&config, &uplink).map_err(NetworkError::link("clear routes")));
         }
         state.tables = None;
-        let filter = Socket::netfilter().map_err(NetworkError::link("nf_tables netlink"));
-        results.push(filter.and_then(|mut filter| table::remove(&mut filter)));
+        results.push(state.filter().and_then(|mut filter| table::remove(&mut filter)));
         results.push(records.restore_sysctls());
         results.push(records.clear());
         NetworkError::collect(results)

@@ -326,6 +326,13 @@ impl Socket {
     pub(crate) fn batch(&mut self, bytes: &[u8]) -> Result<(), (u32, NetlinkError)> {
         self.make_room(bytes.len()).map_err(|e| (0, e))?;
         self.send(bytes).map_err(|e| (0, e))?;
+        let first = self.batch_answers();
+        // A socket for batches is kept open; its buffer need not be.
+        self.buffer = Vec::new();
+        first
+    }
+
+    fn batch_answers(&mut self) -> Result<(), (u32, NetlinkError)> {
         let mut first = Ok(());
         loop {
             let length = match self.receive(RecvFlags::DONTWAIT) {
