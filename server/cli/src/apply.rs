@@ -103,7 +103,10 @@ fn annotated(manifest: &Value) -> Value {
 }
 
 fn last_applied(live: &Value) -> Value {
-    live["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or(json!({}))
+    live["metadata"]["annotations"][LAST_APPLIED]
+        .as_str()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or(json!({}))
 }
 
 /// The three-way patch: what the manifest says and the object lacks, and null (or `$patch: delete`)
@@ -177,10 +180,30 @@ mod tests {
 
     #[test]
     fn three_ways() {
-        check(json!({}), json!({"spec": {"type": "NodePort"}}), json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1"}}), json!({"spec": {"type": "NodePort"}}));
-        check(json!({"spec": {"type": "NodePort"}}), json!({"spec": {}}), json!({"spec": {"type": "NodePort"}}), json!({"spec": {"type": null}}));
-        check(json!({"metadata": {"labels": {"a": "1"}}}), json!({"metadata": {"labels": {"b": "1"}}}), json!({"metadata": {"labels": {"a": "1", "c": "1"}}}), json!({"metadata": {"labels": {"a": null, "b": "1"}}}));
-        check(json!({}), json!({"spec": {"type": "ClusterIP"}}), json!({"spec": {"type": "ClusterIP", "x": 1}}), json!({}));
+        check(
+            json!({}),
+            json!({"spec": {"type": "NodePort"}}),
+            json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1"}}),
+            json!({"spec": {"type": "NodePort"}}),
+        );
+        check(
+            json!({"spec": {"type": "NodePort"}}),
+            json!({"spec": {}}),
+            json!({"spec": {"type": "NodePort"}}),
+            json!({"spec": {"type": null}}),
+        );
+        check(
+            json!({"metadata": {"labels": {"a": "1"}}}),
+            json!({"metadata": {"labels": {"b": "1"}}}),
+            json!({"metadata": {"labels": {"a": "1", "c": "1"}}}),
+            json!({"metadata": {"labels": {"a": null, "b": "1"}}}),
+        );
+        check(
+            json!({}),
+            json!({"spec": {"type": "ClusterIP"}}),
+            json!({"spec": {"type": "ClusterIP", "x": 1}}),
+            json!({}),
+        );
     }
 
     #[test]
@@ -188,7 +211,12 @@ mod tests {
         let last = json!({"spec": {"ports": [{"port": 80}, {"port": 81}]}});
         let wanted = json!({"spec": {"ports": [{"port": 80, "name": "http"}]}});
         let live = json!({"spec": {"ports": [{"port": 80, "nodePort": 30000, "protocol": "TCP"}, {"port": 81}]}});
-        check(last, wanted, live, json!({"spec": {"ports": [{"port": 80, "name": "http"}, {"port": 81, "$patch": "delete"}]}}));
+        check(
+            last,
+            wanted,
+            live,
+            json!({"spec": {"ports": [{"port": 80, "name": "http"}, {"port": 81, "$patch": "delete"}]}}),
+        );
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl Client {
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .root_certs(RootCerts::Specific(Arc::new(certificates(&config.ca)?)));
         if let Some((certificate, key)) = &config.client {
-            let key = PrivateKey::from_pem(key).map_err(|e| Error::Usage(format!("the kubeconfig's client key: {e}")))?;
+            let key =
+                PrivateKey::from_pem(key).map_err(|e| Error::Usage(format!("the kubeconfig's client key: {e}")))?;
             tls = tls.client_cert(Some(ClientCert::new_with_certs(&certificates(certificate)?, key)));
         }
         let agent = ureq::Agent::config_builder()
@@ -103,9 +104,13 @@ impl Client {
         }
         let bytes = body.map(|(_, value)| value.to_string().into_bytes()).unwrap_or_default();
         let request = request.body(bytes).map_err(|e| Error::Usage(format!("{url}: {e}")))?;
-        let request = self.agent.configure_request(request).timeout_global(timeout).allow_non_standard_methods(true).build();
+        let request =
+            self.agent.configure_request(request).timeout_global(timeout).allow_non_standard_methods(true).build();
         self.agent.run(request).map_err(|e| {
-            Error::Unreachable(format!("{}: {e}; is the server running, and is this the right kubeconfig?", self.config.server))
+            Error::Unreachable(format!(
+                "{}: {e}; is the server running, and is this the right kubeconfig?",
+                self.config.server
+            ))
         })
     }
 }
@@ -119,7 +124,11 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, Error> {
             Err(e) => return Err(Error::Usage(format!("a certificate of the kubeconfig: {e}"))),
         }
     }
-    if found.is_empty() { Err(Error::Usage("the kubeconfig's certificate data holds no certificate".into())) } else { Ok(found) }
+    if found.is_empty() {
+        Err(Error::Usage("the kubeconfig's certificate data holds no certificate".into()))
+    } else {
+        Ok(found)
+    }
 }
 
 fn answer(response: ureq::http::Response<ureq::Body>) -> Result<Value, Error> {
@@ -143,6 +152,8 @@ fn read(response: ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Error> {
 fn refusal(code: u16, body: &[u8]) -> Error {
     match serde_json::from_slice::<Value>(body) {
         Ok(status) => Error::status(code, &status),
-        Err(_) => Error::Refused { code, reason: String::new(), message: String::from_utf8_lossy(body).trim().to_owned() },
+        Err(_) => {
+            Error::Refused { code, reason: String::new(), message: String::from_utf8_lossy(body).trim().to_owned() }
+        }
     }
 }

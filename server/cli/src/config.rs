@@ -27,7 +27,10 @@ pub struct Config {
 pub fn load(explicit: Option<&str>) -> Result<Config, Error> {
     let path = locate(explicit)?;
     let text = fs::read_to_string(&path).map_err(|e| {
-        Error::Usage(format!("kubeconfig {} can not be read: {e}; name one with --kubeconfig or KUBECONFIG", path.display()))
+        Error::Usage(format!(
+            "kubeconfig {} can not be read: {e}; name one with --kubeconfig or KUBECONFIG",
+            path.display()
+        ))
     })?;
     let document: Value = serde_yaml_ng::from_str(&text)
         .map_err(|e| Error::Usage(format!("kubeconfig {} is not valid YAML: {e}", path.display())))?;
@@ -134,7 +137,11 @@ mod tests {
         check(json!({"server": "http://h:1", "certificate-authority-data": ca}), json!({}), Err("not an https"));
         check(json!({"server": "https://h:1"}), json!({}), Err("no certificate-authority"));
         check(json!({"server": "https://h:1", "certificate-authority-data": "%"}), json!({}), Err("not base64"));
-        check(json!({"server": "https://h:1", "certificate-authority": "ca.pem"}), json!({}), Err("/nonexistent/ca.pem"));
+        check(
+            json!({"server": "https://h:1", "certificate-authority": "ca.pem"}),
+            json!({}),
+            Err("/nonexistent/ca.pem"),
+        );
         assert!(parse(&json!({"current-context": "b"}), Path::new(".")).is_err());
     }
 

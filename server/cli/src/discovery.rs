@@ -56,7 +56,11 @@ impl Resource {
 
     /// The path of the collection, in a namespace or across all.
     pub fn path(&self, namespace: Option<&str>) -> String {
-        let root = if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };
+        let root = if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        };
         match namespace.filter(|_| self.namespaced) {
             Some(namespace) => format!("{root}/namespaces/{namespace}/{}", self.plural),
             None => format!("{root}/{}", self.plural),
@@ -65,7 +69,10 @@ impl Resource {
 
     fn is_called(&self, name: &str) -> bool {
         let (name, group) = name.split_once('.').unwrap_or((name, ""));
-        let named = self.plural == name || self.singular == name || self.short.iter().any(|s| s == name) || self.kind.to_lowercase() == name;
+        let named = self.plural == name
+            || self.singular == name
+            || self.short.iter().any(|s| s == name)
+            || self.kind.to_lowercase() == name;
         named && (group.is_empty() || self.group == group)
     }
 }
@@ -73,10 +80,9 @@ impl Resource {
 /// The resource that `name` means: plural, singular, short name or kind, optionally with its group.
 pub fn find<'a>(resources: &'a [Resource], name: &str) -> Result<&'a Resource, Error> {
     let name = name.to_lowercase();
-    resources
-        .iter()
-        .find(|r| r.is_called(&name))
-        .ok_or_else(|| Error::Usage(format!("the server has no resource type {name:?}; try one of: {}", known(resources))))
+    resources.iter().find(|r| r.is_called(&name)).ok_or_else(|| {
+        Error::Usage(format!("the server has no resource type {name:?}; try one of: {}", known(resources)))
+    })
 }
 
 /// The resource of an object in a manifest.

@@ -90,7 +90,11 @@ impl Get {
             Format::Name => {
                 let one = std::slice::from_ref(answer);
                 for object in answer["items"].as_array().map_or(one, Vec::as_slice) {
-                    output::print(&format!("{}/{}\n", resource.singular, object["metadata"]["name"].as_str().unwrap_or("")))?;
+                    output::print(&format!(
+                        "{}/{}\n",
+                        resource.singular,
+                        object["metadata"]["name"].as_str().unwrap_or("")
+                    ))?;
                 }
                 Ok(())
             }
@@ -118,7 +122,8 @@ impl Get {
         let mut columns = Value::Null;
         for line in BufReader::new(client.stream(&path, accept)?).lines() {
             let line = line.map_err(|e| Error::Unreachable(format!("the watch broke off: {e}")))?;
-            let event: Value = serde_json::from_str(&line).map_err(|e| Error::Unreachable(format!("the watch sent no JSON: {e}")))?;
+            let event: Value =
+                serde_json::from_str(&line).map_err(|e| Error::Unreachable(format!("the watch sent no JSON: {e}")))?;
             if event["type"] == "ERROR" {
                 return Err(Error::status(event["object"]["code"].as_u64().unwrap_or(500) as u16, &event["object"]));
             }
@@ -180,7 +185,11 @@ impl Delete {
         if failed == 0 { Ok(()) } else { Err(Error::Partly(failed)) }
     }
 
-    fn objects<'a>(&self, client: &Client, resources: &'a [Resource]) -> Result<Vec<(&'a Resource, String, String)>, Error> {
+    fn objects<'a>(
+        &self,
+        client: &Client,
+        resources: &'a [Resource],
+    ) -> Result<Vec<(&'a Resource, String, String)>, Error> {
         let default = self.namespace.clone().unwrap_or_else(|| client.config.namespace.clone());
         if !self.filename.is_empty() {
             let objects = manifest::read(&self.filename)?;
@@ -188,7 +197,8 @@ impl Delete {
                 .iter()
                 .map(|object| {
                     let resource = discovery::of_object(resources, object.text("/apiVersion"), object.text("/kind"))?;
-                    let namespace = Some(object.text("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or(&default);
+                    let namespace =
+                        Some(object.text("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or(&default);
                     Ok((resource, namespace.to_owned(), object.text("/metadata/name").to_owned()))
                 })
                 .collect();
@@ -213,7 +223,9 @@ pub fn targets<'a>(resources: &'a [Resource], words: &[String]) -> Result<Vec<(&
         return words
             .iter()
             .map(|word| match word.split_once('/') {
-                Some((kind, name)) if !name.is_empty() => Ok((discovery::find(resources, kind)?, vec![name.to_owned()])),
+                Some((kind, name)) if !name.is_empty() => {
+                    Ok((discovery::find(resources, kind)?, vec![name.to_owned()]))
+                }
                 _ => Err(Error::Usage(format!("{word:?} is not TYPE/NAME as the other arguments are"))),
             })
             .collect();

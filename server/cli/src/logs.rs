@@ -85,8 +85,13 @@ impl Logs {
             .iter()
             .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
             .collect();
-        let pods = client.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", escape(&selector.join(","))))?;
+        let pods = client
+            .get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", escape(&selector.join(","))))?;
         let first = pods["items"][0]["metadata"]["name"].as_str().map(str::to_owned);
-        first.ok_or_else(|| Error::Refused { code: 404, reason: "NotFound".into(), message: format!("{} has no pods", self.target) })
+        first.ok_or_else(|| Error::Refused {
+            code: 404,
+            reason: "NotFound".into(),
+            message: format!("{} has no pods", self.target),
+        })
     }
 }

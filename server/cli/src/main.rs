@@ -99,7 +99,8 @@ fn run(arguments: Arguments) -> Result<(), Error> {
 
 impl Version {
     fn run(self, connect: impl Fn() -> Result<Client, Error>) -> Result<(), Error> {
-        let mut versions = serde_json::json!({ "clientVersion": { "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")) } });
+        let mut versions =
+            serde_json::json!({ "clientVersion": { "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")) } });
         if !self.client {
             versions["serverVersion"] = connect()?.get("/version")?;
         }
@@ -107,7 +108,10 @@ impl Version {
             output::Format::Json => output::print(&output::json(&versions)),
             output::Format::Yaml => output::print(&output::yaml(&versions)?),
             _ => {
-                output::print(&format!("Client Version: {}\n", versions["clientVersion"]["gitVersion"].as_str().unwrap_or("")))?;
+                output::print(&format!(
+                    "Client Version: {}\n",
+                    versions["clientVersion"]["gitVersion"].as_str().unwrap_or("")
+                ))?;
                 match versions["serverVersion"]["gitVersion"].as_str() {
                     Some(server) => output::print(&format!("Server Version: {server}\n")),
                     None => Ok(()),

@@ -110,7 +110,10 @@ mod tests {
         let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n";
         check(pod, Ok(1));
         check(&format!("{pod}---\n---\n{pod}"), Ok(2));
-        check(r#"{"kind":"List","apiVersion":"v1","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}]}"#, Ok(1));
+        check(
+            r#"{"kind":"List","apiVersion":"v1","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}]}"#,
+            Ok(1),
+        );
         check("apiVersion: v1\nkind: Pod\n", Err("f, document 1: metadata.name is missing"));
         check("a: [", Err("f, document 1"));
         check("", Ok(0));

@@ -45,17 +45,30 @@ impl Ps {
 }
 
 fn only_socket(root: &Path) -> Result<PathBuf, Error> {
-    let entries = fs::read_dir(root).map_err(|e| Error::Unreachable(format!("no agent runs on this machine: {}: {e}; name its socket with --socket", root.display())))?;
-    let mut sockets: Vec<PathBuf> = entries.flatten().map(|e| e.path().join("agent.sock")).filter(|p| p.exists()).collect();
+    let entries = fs::read_dir(root).map_err(|e| {
+        Error::Unreachable(format!(
+            "no agent runs on this machine: {}: {e}; name its socket with --socket",
+            root.display()
+        ))
+    })?;
+    let mut sockets: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path().join("agent.sock")).filter(|p| p.exists()).collect();
     match (sockets.pop(), sockets.is_empty()) {
         (Some(socket), true) => Ok(socket),
-        (None, _) => Err(Error::Unreachable(format!("no agent's socket below {}; name it with --socket", root.display()))),
-        (Some(_), false) => Err(Error::Usage(format!("several agents run on this machine: choose one of {}/*/agent.sock with --socket", root.display()))),
+        (None, _) => {
+            Err(Error::Unreachable(format!("no agent's socket below {}; name it with --socket", root.display())))
+        }
+        (Some(_), false) => Err(Error::Usage(format!(
+            "several agents run on this machine: choose one of {}/*/agent.sock with --socket",
+            root.display()
+        ))),
     }
 }
 
 fn ask(socket: &Path, question: &str) -> Result<Value, Error> {
-    let failed = |e: std::io::Error| Error::Unreachable(format!("the agent at {}: {e}; is it running, and are you root?", socket.display()));
+    let failed = |e: std::io::Error| {
+        Error::Unreachable(format!("the agent at {}: {e}; is it running, and are you root?", socket.display()))
+    };
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
     stream.write_all(question.as_bytes()).map_err(failed)?;
@@ -66,7 +79,8 @@ fn ask(socket: &Path, question: &str) -> Result<Value, Error> {
 
 /// One row a process: a pod's pause process, then its containers.
 fn table(answer: &Value) -> String {
-    let mut rows = vec![["NAMESPACE", "POD", "CONTAINER", "STATE", "PID", "RESTARTS", "IMAGE"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["NAMESPACE", "POD", "CONTAINER", "STATE", "PID", "RESTARTS", "IMAGE"].map(str::to_owned).to_vec()];
     let text = |v: &Value| match v {
         Value::String(s) => s.clone(),
         Value::Null => "-".into(),
@@ -74,7 +88,15 @@ fn table(answer: &Value) -> String {
     };
     for pod in answer["pods"].as_array().into_iter().flatten() {
         let row = |container: String, state: String, of: &Value| {
-            vec![text(&pod["namespace"]), text(&pod["name"]), container, state, text(&of["pid"]), text(&of["restarts"]), text(&of["image"])]
+            vec![
+                text(&pod["namespace"]),
+                text(&pod["name"]),
+                container,
+                state,
+                text(&of["pid"]),
+                text(&of["restarts"]),
+                text(&of["image"]),
+            ]
         };
         rows.push(row("(pause)".into(), text(&pod["phase"]), pod));
         for container in pod["containers"].as_array().into_iter().flatten() {

@@ -78,10 +78,15 @@ fn node_row(node: &Value, pods: &[Value], wrong: &mut Vec<Value>) -> Value {
     }
     for c in node["status"]["conditions"].as_array().into_iter().flatten() {
         if c["type"] != "Ready" && c["status"] == "True" {
-            wrong.push(format!("node {name}: {} ({}) {}", text(c, "/type"), text(c, "/reason"), text(c, "/message")).trim_end().into());
+            wrong.push(
+                format!("node {name}: {} ({}) {}", text(c, "/type"), text(c, "/reason"), text(c, "/message"))
+                    .trim_end()
+                    .into(),
+            );
         }
     }
-    let running = pods.iter().filter(|p| text(p, "/spec/nodeName") == name && text(p, "/status/phase") == "Running").count();
+    let running =
+        pods.iter().filter(|p| text(p, "/spec/nodeName") == name && text(p, "/status/phase") == "Running").count();
     json!({
         "name": name, "state": state, "running": running,
         "architecture": node["status"]["nodeInfo"]["architecture"],
@@ -95,7 +100,11 @@ fn pod_trouble(pod: &Value) -> Option<Value> {
     let name = format!("pod {}/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
     let phase = text(pod, "/status/phase");
     if phase == "Failed" {
-        return Some(format!("{name} failed: {} {}", text(pod, "/status/reason"), text(pod, "/status/message")).trim_end().into());
+        return Some(
+            format!("{name} failed: {} {}", text(pod, "/status/reason"), text(pod, "/status/message"))
+                .trim_end()
+                .into(),
+        );
     }
     if let Some(c) = condition(pod, "PodScheduled").filter(|c| c["status"] == "False") {
         return Some(format!("{name} waits for a node: {}", text(c, "/message")).into());
@@ -109,10 +118,15 @@ fn pod_trouble(pod: &Value) -> Option<Value> {
 }
 
 fn screen(summary: &Value) -> String {
-    let mut text_out = format!("server  {}  {}\n\n", text(summary, "/server/address"), text(summary, "/server/version"));
+    let mut text_out =
+        format!("server  {}  {}\n\n", text(summary, "/server/address"), text(summary, "/server/version"));
     let mut rows = vec![["NODE", "STATE", "ADDRESS", "ARCH", "PODS"].map(str::to_owned).to_vec()];
     for node in summary["nodes"].as_array().into_iter().flatten() {
-        let state = if node["schedulable"] == true { text(node, "/state").to_owned() } else { format!("{}, cordoned", text(node, "/state")) };
+        let state = if node["schedulable"] == true {
+            text(node, "/state").to_owned()
+        } else {
+            format!("{}, cordoned", text(node, "/state"))
+        };
         rows.push(vec![
             text(node, "/name").into(),
             state,
@@ -121,8 +135,13 @@ fn screen(summary: &Value) -> String {
             node["running"].to_string(),
         ]);
     }
-    text_out.push_str(&if rows.len() > 1 { output::columns_of(&rows) } else { "no nodes yet: coracle token create prints what an agent needs to join\n".into() });
-    let phases: Vec<String> = summary["pods"].as_object().into_iter().flatten().map(|(phase, count)| format!("{count} {phase}")).collect();
+    text_out.push_str(&if rows.len() > 1 {
+        output::columns_of(&rows)
+    } else {
+        "no nodes yet: coracle token create prints what an agent needs to join\n".into()
+    });
+    let phases: Vec<String> =
+        summary["pods"].as_object().into_iter().flatten().map(|(phase, count)| format!("{count} {phase}")).collect();
     text_out.push_str(&format!("\npods    {}\n", if phases.is_empty() { "none".into() } else { phases.join(", ") }));
     let wrong = summary["wrong"].as_array().map_or(&[][..], Vec::as_slice);
     if wrong.is_empty() {
@@ -155,8 +174,11 @@ mod tests {
         let summary = summarize("https://h", &json!({"gitVersion": "v1"}), &nodes, &pods);
         assert_eq!(
             summary["wrong"],
-            json!(["node a: DiskPressure (Low)", "node b is Unknown: Silent", "pod d/q, container c: ErrImagePull: not found"]
-)
+            json!([
+                "node a: DiskPressure (Low)",
+                "node b is Unknown: Silent",
+                "pod d/q, container c: ErrImagePull: not found"
+            ])
         );
         let screen = screen(&summary);
         assert!(screen.contains("1 Pending, 1 Running"), "{screen}");

@@ -64,7 +64,9 @@ impl Create {
         let fingerprint: String = fingerprint.as_ref().iter().map(|b| format!("{b:02x}")).collect();
         let ca = fingerprint.parse().map_err(|_| Error::Usage("the CA's fingerprint has no form".into()))?;
         let mut entropy = [0; 22];
-        SystemRandom::new().fill(&mut entropy).map_err(|_| Error::Unreachable("this machine gives no random numbers".into()))?;
+        SystemRandom::new()
+            .fill(&mut entropy)
+            .map_err(|_| Error::Unreachable("this machine gives no random numbers".into()))?;
         let token = BootstrapToken::from_entropy(entropy);
         let expires = jiff::Timestamp::now() + ttl;
         client.post(
@@ -99,7 +101,9 @@ impl Create {
             servers.push(with_port(own, DEFAULT_PORT));
         }
         match servers.iter().find(|s| !is_server(s)) {
-            Some(bad) => Err(Error::Usage(format!("{bad:?} is not a server's address: give --server HOST or HOST:PORT"))),
+            Some(bad) => {
+                Err(Error::Usage(format!("{bad:?} is not a server's address: give --server HOST or HOST:PORT")))
+            }
             None => Ok(servers),
         }
     }
