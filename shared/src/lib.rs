@@ -11,4 +11,5 @@ pub mod join;
 pub mod report;
 pub mod session;
 pub mod submit;
+pub mod time;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::request::{Expression, Operator, Request};
-use crate::snapshot::{Effect, Node, Snapshot, Usage};
+use crate::snapshot::{Effect, Node, Snapshot, Taint, Usage};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -47,7 +47,7 @@ fn explain(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
 /// Why the node can not take the pod; of several reasons of one sort only the first, but all that
 /// resources are short of.
 fn refusals(name: &str, node: &Node, request: &Request, architectures: Option<&[String]>) -> Vec<String> {
-    if node.unschedulable && !request.tolerates(&crate::snapshot::Taint { key: "node.kubernetes.io/unschedulable".into(), value: String::new(), effect: Effect::NoSchedule }) {
+    if node.unschedulable && !request.tolerates(&cordon()) {
         return vec!["node(s) were unschedulable".into()];
     }
     if let Some(taint) = node.taints.iter().find(|t| t.effect != Effect::PreferNoSchedule && !request.tolerates(t)) {
@@ -56,15 +56,26 @@ fn refusals(name: &str, node: &Node, request: &Request, architectures: Option<&[
     if let Some(architectures) = architectures
         && !architectures.contains(&node.architecture)
     {
-        return vec![format!("node(s) of architecture {} for which the image does not exist (it exists for {})", node.architecture, architectures.join(", "))];
+        return vec![format!(
+            "node(s) of architecture {} for which the image does not exist (it exists for {})",
+            node.architecture,
+            architectures.join(", ")
+        )];
     }
-    if !request.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value)) || !affine(name, node, request) {
+    if !request.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+        || !affine(name, node, request)
+    {
         return vec!["node(s) didn't match Pod's node affinity/selector".into()];
     }
     if request.host_ports.iter().any(|port| node.has_host_port(port)) {
         return vec!["node(s) didn't have free ports for the requested pod ports".into()];
     }
     shortages(node, request.usage)
+}
+
+/// What a cordoned node counts as for tolerations.
+fn cordon() -> Taint {
+    Taint { key: "node.kubernetes.io/unschedulable".into(), value: String::new(), effect: Effect::NoSchedule }
 }
 
 fn shortages(node: &Node, asked: Usage) -> Vec<String> {
@@ -85,7 +96,11 @@ fn shortages(node: &Node, asked: Usage) -> Vec<String> {
 
 fn affine(name: &str, node: &Node, request: &Request) -> bool {
     let holds = |e: &Expression| {
-        let value = if e.field { (e.key == "metadata.name").then_some(name) } else { node.labels.get(&e.key).map(String::as_str) };
+        let value = if e.field {
+            (e.key == "metadata.name").then_some(name)
+        } else {
+            node.labels.get(&e.key).map(String::as_str)
+        };
         let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
         let bound = number(e.values.first().map(String::as_str));
         match e.operator {
@@ -106,9 +121,12 @@ fn score(node: &Node, request: &Request) -> i64 {
     const AVOIDED: i64 = 5_000;
     const FULL: u64 = 1_000;
     let copies = request.owner.as_deref().map_or(0, |owner| i64::from(node.copies(owner)));
-    let avoided = node.taints.iter().filter(|t| t.effect == Effect::PreferNoSchedule && !request.tolerates(t)).count() as i64;
+    let avoided =
+        node.taints.iter().filter(|t| t.effect == Effect::PreferNoSchedule && !request.tolerates(t)).count() as i64;
     let after = node.used.plus(request.usage);
-    let share = |used: u64, all: u64| if all == 0 { FULL } else { (used.min(all) as u128 * u128::from(FULL) / u128::from(all)) as u64 };
+    let share = |used: u64, all: u64| {
+        if all == 0 { FULL } else { (used.min(all) as u128 * u128::from(FULL) / u128::from(all)) as u64 }
+    };
     let fill = share(after.cpu_millis, node.allocatable.cpu_millis)
         + share(after.memory_bytes, node.allocatable.memory_bytes)
         + share(after.pods, node.allocatable.pods);
@@ -150,21 +168,36 @@ mod tests {
         let two = [("a", json!({"spec": {"unschedulable": true}})), ("b", json!({}))];
         check(&two, any.clone(), None, Ok("b"));
         check(&two[..1], any.clone(), None, Err("0/1 nodes are available: 1 node(s) were unschedulable."));
-        check(&two, json!({"nodeSelector": {"kubernetes.io/hostname": "a"}}), None,
-            Err("0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable."));
+        check(
+            &two,
+            json!({"nodeSelector": {"kubernetes.io/hostname": "a"}}),
+            None,
+            Err(
+                "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable.",
+            ),
+        );
         let big = json!({"containers": [{"resources": {"requests": {"cpu": "3", "memory": "2Gi"}}}]});
         check(&two[1..], big, None, Err("0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory."));
         let tainted = [("a", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}))];
         check(&tainted, any.clone(), None, Err("0/1 nodes are available: 1 node(s) had untolerated taint {k: v}."));
         check(&tainted, json!({"tolerations": [{"key": "k", "operator": "Exists"}]}), None, Ok("a"));
-        check(&two[1..], any.clone(), Some(&["arm64"]),
-            Err("0/1 nodes are available: 1 node(s) of architecture amd64 for which the image does not exist (it exists for arm64)."));
+        check(
+            &two[1..],
+            any.clone(),
+            Some(&["arm64"]),
+            Err(
+                "0/1 nodes are available: 1 node(s) of architecture amd64 for which the image does not exist (it exists for arm64).",
+            ),
+        );
         check(&two[1..], any, Some(&["arm64", "amd64"]), Ok("b"));
     }
 
     #[test]
     fn affinity() {
-        let nodes = [("a", json!({"metadata": {"labels": {"n": "3"}}})), ("b", json!({"metadata": {"labels": {"n": "5", "z": "x"}}}))];
+        let nodes = [
+            ("a", json!({"metadata": {"labels": {"n": "3"}}})),
+            ("b", json!({"metadata": {"labels": {"n": "5", "z": "x"}}})),
+        ];
         let term = |key: &str, operator: &str, values: Value| {
             json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]}}}})
@@ -175,7 +208,12 @@ mod tests {
         check(&nodes, term("z", "DoesNotExist", json!([])), None, Ok("a"));
         check(&nodes, term("n", "In", json!(["5", "6"])), None, Ok("b"));
         check(&nodes, term("n", "NotIn", json!(["5", "6"])), None, Ok("a"));
-        check(&nodes, term("n", "In", json!(["7"])), None, Err("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."));
+        check(
+            &nodes,
+            term("n", "In", json!(["7"])),
+            None,
+            Err("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."),
+        );
     }
 
     #[test]
@@ -183,7 +221,9 @@ mod tests {
         let mut snapshot = cluster(&[("a", json!({})), ("b", json!({}))]);
         let mut placed = Vec::new();
         for i in 0..7 {
-            let request = Request::of(&json!({"metadata": {"uid": format!("{i}"), "ownerReferences": [{"controller": true, "uid": "rs"}]}}));
+            let request = Request::of(
+                &json!({"metadata": {"uid": format!("{i}"), "ownerReferences": [{"controller": true, "uid": "rs"}]}}),
+            );
             match decide(&snapshot, &request, None) {
                 Decision::Bind(node) => {
                     snapshot.place(&node, &request);

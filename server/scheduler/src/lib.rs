@@ -5,6 +5,7 @@
 
 mod decide;
 mod driver;
+mod queue;
 mod request;
 mod snapshot;
 

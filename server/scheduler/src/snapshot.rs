@@ -1,6 +1,6 @@
 //! The cluster as the scheduler sees it: a few hundred bytes a node, less than a hundred a pod.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use coracle_shared::api::quantity::Quantity;
 use coracle_shared::ids::PodUid;
@@ -157,14 +157,14 @@ struct Placed {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     nodes: BTreeMap<String, Node>,
-    known: BTreeMap<String, bool>,
+    known: BTreeSet<String>,
     placed: HashMap<PodUid, Placed>,
 }
 
 impl Snapshot {
     /// The nodes that exist, in name order.
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
-        self.nodes.iter().filter(|(name, _)| self.known.contains_key(*name)).map(|(name, node)| (name.as_str(), node))
+        self.nodes.iter().filter(|(name, _)| self.known.contains(*name)).map(|(name, node)| (name.as_str(), node))
     }
 
     pub fn len(&self) -> usize {
@@ -176,7 +176,7 @@ impl Snapshot {
     }
 
     pub fn set_node(&mut self, name: &str, node: &Value) {
-        self.known.insert(name.to_owned(), true);
+        self.known.insert(name.to_owned());
         self.nodes.entry(name.to_owned()).or_default().describe(node);
     }
 
@@ -212,12 +212,16 @@ impl Snapshot {
         self.placed.insert(request.uid.clone(), placed);
     }
 
+    pub fn is_placed(&self, uid: &PodUid) -> bool {
+        self.placed.contains_key(uid)
+    }
+
     pub fn remove_pod(&mut self, uid: &PodUid) {
         if let Some(placed) = self.placed.remove(uid)
             && let Some(node) = self.nodes.get_mut(&placed.node)
         {
             node.remove(&placed);
-            if node.used == Usage::default() && !self.known.contains_key(&placed.node) {
+            if node.used == Usage::default() && !self.known.contains(&placed.node) {
                 self.nodes.remove(&placed.node);
             }
         }
@@ -240,7 +244,9 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.set_node("a", &json!({}));
         snapshot.set_node("b", &json!({}));
-        let used = |s: &Snapshot, name: &str| s.nodes().find(|(n, _)| *n == name).map(|(_, n)| (n.used.cpu_millis, n.used.pods, n.copies("rs")));
+        let used = |s: &Snapshot, name: &str| {
+            s.nodes().find(|(n, _)| *n == name).map(|(_, n)| (n.used.cpu_millis, n.used.pods, n.copies("rs")))
+        };
         for _ in 0..2 {
             snapshot.set_pod(&pod("1", "a", "1", "Running"));
         }
