@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn verdicts_follow_the_thresholds() {
-        let probe = |success, failure| Probe { success_threshold: success, failure_threshold: failure, ..Probe::default() };
+        let probe =
+            |success, failure| Probe { success_threshold: success, failure_threshold: failure, ..Probe::default() };
         check(&probe(1, 3), "+--+---", "H..H..U");
         check(&probe(2, 1), "-++-+", "U.HU.");
         check(&probe(0, 0), "+-", "HU");

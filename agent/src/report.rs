@@ -25,7 +25,8 @@ pub fn pod_report(view: &PodView, state: &State, host_ip: Option<Ipv4Addr>, now:
     let ended = matches!(phase, Phase::Succeeded | Phase::Failed);
     let ready = !ended && state.stop.is_none() && initialized && containers.iter().all(|c| c.ready);
     let pod_ip = if view.spec.host_network { host_ip } else { state.sandbox.done().and_then(|s| s.pod_ip) };
-    let (reason, message) = state.end.as_ref().map_or_else(Default::default, |f| (f.reason.to_owned(), f.message.clone()));
+    let (reason, message) =
+        state.end.as_ref().map_or_else(Default::default, |f| (f.reason.to_owned(), f.message.clone()));
     let report = PodReport {
         uid: view.metadata.uid.clone(),
         namespace: view.metadata.namespace.clone(),
@@ -63,7 +64,7 @@ fn phase(view: &PodView, state: &State, initialized: bool) -> Phase {
         return Phase::Failed;
     }
     let main = &state.containers[inits..];
-    if main.iter().all(|c| c.exit().is_some()) && (!alive || state.stop.is_none()) {
+    if main.iter().all(|c| c.exit().is_some()) && !alive {
         let succeeded = main.iter().all(|c| c.exit().is_some_and(|e| e.code == 0));
         return match (succeeded, view.spec.restart_policy) {
             (true, _) => Phase::Succeeded,

@@ -62,13 +62,19 @@ fn http_question(http: &HttpGet, container: &ContainerView, pod_ip: Option<Ipv4A
         request += &format!("{}: {}\r\n", header.name, header.value);
     }
     request += "\r\n";
-    if request.matches("\r\n").count() != request.matches(['\r', '\n']).count() / 2 || path.contains(['\r', '\n', ' ']) {
+    let words = http.http_headers.iter().flat_map(|h| [&h.name, &h.value]);
+    if path.contains(char::is_whitespace) || words.into_iter().any(|w| w.contains(['\r', '\n'])) {
         return Err("a line break or a space in the request".into());
     }
     Ok(Question::Http(address, request))
 }
 
-fn address(host: &str, port: &Value, container: &ContainerView, pod_ip: Option<Ipv4Addr>) -> Result<SocketAddr, String> {
+fn address(
+    host: &str,
+    port: &Value,
+    container: &ContainerView,
+    pod_ip: Option<Ipv4Addr>,
+) -> Result<SocketAddr, String> {
     let ip = if host.is_empty() {
         IpAddr::V4(pod_ip.ok_or("the pod has no address")?)
     } else {
@@ -159,7 +165,8 @@ mod tests {
                        User-Agent: kube-probe/coracle\r\nAccept: */*\r\n\r\n";
         let probe = http_probe("web".into(), "/x", Vec::new());
         assert_eq!(question(&probe, &container(), ip), Question::Http(at, request.into()));
-        let tcp = Probe { tcp_socket: Some(TcpSocket { port: 8080.into(), ..TcpSocket::default() }), ..Probe::default() };
+        let tcp =
+            Probe { tcp_socket: Some(TcpSocket { port: 8080.into(), ..TcpSocket::default() }), ..Probe::default() };
         assert_eq!(question(&tcp, &container(), ip), Question::Tcp(at));
         assert!(matches!(question(&tcp, &container(), None), Question::Invalid(_)));
         let exec = Probe { exec: Some(ExecAction { command: vec!["true".into()] }), ..Probe::default() };

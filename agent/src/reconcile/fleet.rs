@@ -200,8 +200,12 @@ impl Fleet {
 
     /// The time has come that [`Fleet::wake`] named.
     pub fn tick(&mut self, now: Now) {
-        let due: Vec<PodUid> =
-            self.owners.iter().filter(|(_, o)| o.wake().is_some_and(|w| w <= now.mono)).map(|(u, _)| u.clone()).collect();
+        let due: Vec<PodUid> = self
+            .owners
+            .iter()
+            .filter(|(_, o)| o.wake().is_some_and(|w| w <= now.mono))
+            .map(|(u, _)| u.clone())
+            .collect();
         due.iter().for_each(|uid| self.advance(uid, now));
     }
 
@@ -229,7 +233,6 @@ impl Fleet {
         // Stop before start: a pod waits for the former holder of its name.
         let held = self.owners.get(uid).is_some_and(|o| o.untouched() && self.name_taken(uid, o));
         let Some(owner) = self.owners.get_mut(uid) else { return };
-        let was_gone = owner.gone();
         if !held {
             owner.advance(self.host_ip, now, &mut self.out);
         } else {
@@ -243,15 +246,13 @@ impl Fleet {
             self.owners.remove(uid);
             self.out.forgotten.push(uid.clone());
         }
-        if !was_gone {
-            let heirs: Vec<PodUid> = self
-                .owners
-                .iter()
-                .filter(|(u, o)| *u != uid && o.namespace() == namespace && o.name() == name)
-                .map(|(u, _)| u.clone())
-                .collect();
-            heirs.iter().for_each(|heir| self.advance(heir, now));
-        }
+        let heirs: Vec<PodUid> = self
+            .owners
+            .iter()
+            .filter(|(u, o)| *u != uid && o.untouched() && o.namespace() == namespace && o.name() == name)
+            .map(|(u, _)| u.clone())
+            .collect();
+        heirs.iter().for_each(|heir| self.advance(heir, now));
     }
 
     fn name_taken(&self, uid: &PodUid, owner: &Owner) -> bool {
@@ -269,11 +270,8 @@ pub(super) fn orphan_view(uid: &PodUid, found: &Found) -> PodView {
     view.metadata.name.clone_from(&found.name);
     view.spec.termination_grace_period_seconds = Some(DEFAULT_GRACE);
     for seen in &found.adopted.containers {
-        let container = super::view::ContainerView {
-            name: seen.name.clone(),
-            image: seen.image_ref.clone(),
-            ..Default::default()
-        };
+        let container =
+            super::view::ContainerView { name: seen.name.clone(), image: seen.image_ref.clone(), ..Default::default() };
         view.spec.containers.push(container);
     }
     view

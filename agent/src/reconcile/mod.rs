@@ -9,3 +9,6 @@ pub mod owner;
 pub mod plan;
 pub mod state;
 pub mod view;
+
+#[cfg(test)]
+mod tests;

@@ -229,7 +229,8 @@ impl Owner {
     }
 
     fn note_backoff(&self, i: usize, now: Now, events: &mut Vec<EventReport>) {
-        if let Run::Waiting { fault: Some(Fault { reason: "CrashLoopBackOff", .. }), .. } = self.state.containers[i].run {
+        if let Run::Waiting { fault: Some(Fault { reason: "CrashLoopBackOff", .. }), .. } = self.state.containers[i].run
+        {
             let m = &self.view.metadata;
             let name = self.view.container(i).map_or("", |c| &c.name);
             let message =
@@ -290,7 +291,13 @@ impl Owner {
                 && let Some(c) = self.view.container(i)
             {
                 let why = if self.state.containers[i].renew { " (its definition changed)" } else { "" };
-                out.events.push(self.event(Some(i), false, "Killing", format!("Stopping container {}{why}", c.name), now));
+                out.events.push(self.event(
+                    Some(i),
+                    false,
+                    "Killing",
+                    format!("Stopping container {}{why}", c.name),
+                    now,
+                ));
             }
             self.state.begin(&action, now);
             out.jobs.push(self.job(action));

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use coracle_shared::report::Exit;
 
-use super::plan::Action;
+use super::plan::{Action, Course, course};
 use super::view::{PodView, RestartPolicy};
 use crate::probes::{Kind, ProbeState, Verdict};
 
@@ -51,9 +51,16 @@ impl Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<T> {
     /// To be tried at `at` (monotonic). May become `Doing`.
-    Due { at: u64, tries: u32, fault: Option<(Fault, u64)> },
+    Due {
+        at: u64,
+        tries: u32,
+        fault: Option<(Fault, u64)>,
+    },
     /// In flight. Becomes `Done`, or `Due` with a fault. Keeps the last fault, to show meanwhile.
-    Doing { tries: u32, fault: Option<(Fault, u64)> },
+    Doing {
+        tries: u32,
+        fault: Option<(Fault, u64)>,
+    },
     Done(T),
 }
 
@@ -405,18 +412,23 @@ impl State {
         self.lost = true;
         self.removal = Step::new();
         for i in 0..self.containers.len() {
-            if let Run::Running { started, .. } = &self.containers[i].run {
-                let exit = Exit {
-                    code: 137,
-                    signal: Some(9),
-                    reason: "Error".into(),
-                    message: "the pod's sandbox died".into(),
-                    started_at: started.started_at,
-                    finished_at: now.wall,
-                    container_id: started.container_id.clone(),
-                };
-                self.exited(view, i, exit, now);
-            }
+            self.end_with_sandbox(view, i, now);
+        }
+    }
+
+    /// A container that ran in a sandbox that died.
+    fn end_with_sandbox(&mut self, view: &PodView, i: usize, now: Now) {
+        if let Run::Running { started, .. } = &self.containers[i].run {
+            let exit = Exit {
+                code: 137,
+                signal: Some(9),
+                reason: "Error".into(),
+                message: "the pod's sandbox died".into(),
+                started_at: started.started_at,
+                finished_at: now.wall,
+                container_id: started.container_id.clone(),
+            };
+            self.exited(view, i, exit, now);
         }
     }
 
@@ -452,7 +464,8 @@ impl State {
     }
 
     pub fn started(&mut self, view: &PodView, i: usize, result: Result<Started, StartFault>, now: Now) {
-        let Run::Starting { exit } = std::mem::replace(&mut self.containers[i].run, Run::Waiting { at: 0, fault: None })
+        let Run::Starting { exit } =
+            std::mem::replace(&mut self.containers[i].run, Run::Waiting { at: 0, fault: None })
         else {
             return;
         };
@@ -471,6 +484,8 @@ impl State {
         self.arm(view, i, now);
         if let Some(exit) = exit {
             self.exited(view, i, exit, now);
+        } else if self.lost {
+            self.end_with_sandbox(view, i, now);
         }
     }
 
@@ -514,7 +529,7 @@ impl State {
     /// A container's first process ended.
     pub fn exited(&mut self, view: &PodView, i: usize, exit: Exit, now: Now) {
         let policy = view.restart_policy(i);
-        let staying = self.stop.is_none() && self.end.is_none();
+        let staying = self.stop.is_none() && course(view, self) == Course::Going;
         let c = &mut self.containers[i];
         let since = match &mut c.run {
             Run::Starting { exit: early } => {

@@ -104,7 +104,10 @@ mod tests {
     fn reads_the_kernels_files() {
         assert_eq!(memory_total("MemFree: 1 kB\nMemTotal:       16384 kB\n"), 16 << 20);
         assert_eq!(memory_total("nonsense"), 0);
-        assert_eq!(os_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            os_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         assert_eq!(os_name(""), "Linux");
     }
 
