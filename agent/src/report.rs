@@ -59,7 +59,8 @@ fn phase(view: &PodView, state: &State, initialized: bool) -> Phase {
         return Phase::Failed;
     }
     let inits = view.spec.init_containers.len().min(state.containers.len());
-    let failed_init = state.containers[..inits].iter().any(|c| c.exit().is_some_and(|e| e.code != 0));
+    let failed_init =
+        (0..inits).any(|i| !view.is_sidecar(i) && state.containers[i].exit().is_some_and(|e| e.code != 0));
     if failed_init && !alive && course(view, state) == Course::Ending {
         return Phase::Failed;
     }

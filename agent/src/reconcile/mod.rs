@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod owner;
 pub mod plan;
 pub mod state;
+pub mod step;
 pub mod view;
 
 #[cfg(test)]

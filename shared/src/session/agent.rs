@@ -16,6 +16,8 @@ pub struct Apply {
     pub deletes: Vec<ItemId>,
     /// On the last batch: the generation that the set has with it.
     pub generation: Option<Generation>,
+    /// On the last batch: the server has all of the set, so that what is absent is not to be.
+    pub complete: bool,
 }
 
 /// What the owner of a session has to do, in this order, each to its end before the next.
@@ -179,7 +181,7 @@ impl AgentSession {
                 return Err(Ended::Violation("a set without end"));
             }
         }
-        self.outputs.push_back(AgentOutput::Apply(Apply { set, puts, deletes, generation: None }));
+        self.outputs.push_back(AgentOutput::Apply(Apply { set, puts, deletes, generation: None, complete: false }));
         Ok(())
     }
 
@@ -202,8 +204,8 @@ impl AgentSession {
     fn last(&mut self, set: SetKind, deletes: Vec<ItemId>) {
         let Some(incoming) = &mut self.incoming[set as usize] else { return };
         incoming.state = Receiving::Last;
-        let generation = Some(incoming.to.generation);
-        self.outputs.push_back(AgentOutput::Apply(Apply { set, puts: Vec::new(), deletes, generation }));
+        let (generation, complete) = (Some(incoming.to.generation), incoming.complete);
+        self.outputs.push_back(AgentOutput::Apply(Apply { set, puts: Vec::new(), deletes, generation, complete }));
     }
 
     /// What the ledger holds of a set, in id order: the answer to [`AgentOutput::NeedIndex`].
