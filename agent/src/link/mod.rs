@@ -3,7 +3,12 @@
 //! The link knows the ledger as [`Desired`], containers as [`Streams`], and takes reports through
 //! [`Reporter`]; it depends on no other room.
 
+mod dial;
+mod join;
+mod pipe;
 mod reporter;
+mod run;
+mod streams;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +20,10 @@ use coracle_shared::session::Apply;
 use coracle_shared::wire::{ExecIn, ExecOpen, ExecOut, Heads, LogsOpen};
 use futures_lite::AsyncRead;
 
+pub use dial::DialError;
+pub use join::{JoinError, Newcomer, join};
 pub use reporter::Reporter;
+pub use run::{Link, LinkState};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -265,6 +265,11 @@ impl AgentSession {
         }
     }
 
+    /// The number that the next report will have.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_report
+    }
+
     /// Sends a report; numbers it. Returns the number that [`AgentOutput::Reported`] will carry.
     pub fn report(&mut self, mut report: Report) -> u64 {
         let sequence = self.next_report;
