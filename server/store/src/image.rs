@@ -47,13 +47,6 @@ struct Table {
     namespaces: BTreeSet<Arc<str>>,
 }
 
-/// What applying one change did, for backends that keep more books.
-#[derive(Debug)]
-pub(crate) struct Applied<'a> {
-    pub change: &'a Change,
-    pub old: Option<Row>,
-}
-
 /// The whole store in memory.
 pub(crate) struct Image {
     revision: Revision,
@@ -72,15 +65,12 @@ impl Image {
         Image { revision: start, start, sequence: 0, tables: BTreeMap::new(), snapshots, clock }
     }
 
-    /// Fills an image from what a disk held: a resource and its rows in key order. No events.
-    pub(crate) fn load(&mut self, resource: Arc<str>, rows: Vec<(RowKey, Row)>) {
+    /// Fills an image with what a disk held of a resource. No events.
+    pub(crate) fn load(&mut self, resource: Arc<str>, rows: BTreeMap<RowKey, Row>) {
         let mut table = Table::new(resource.clone(), self.start);
-        table.bytes = rows.iter().map(|(_, row)| row.value.len()).sum();
-        let mut intern = |mut key: RowKey| {
-            key.namespace = intern(&mut table.namespaces, &key.namespace);
-            key
-        };
-        table.rows = rows.into_iter().map(|(key, row)| (intern(key), row)).collect();
+        table.bytes = rows.values().map(|row| row.value.len()).sum();
+        rows.keys().for_each(|key| drop(intern(&mut table.namespaces, &key.namespace)));
+        table.rows = rows;
         self.tables.insert(resource, table);
     }
 
@@ -106,10 +96,9 @@ impl Image {
     }
 
     /// Applies the changes of one commit at `revision`. Deleting what is not there changes
-    /// nothing, and a commit that changes nothing takes no revision.
-    pub(crate) fn apply<'a>(&mut self, revision: Revision, changes: &'a [Change]) -> Vec<Applied<'a>> {
+    /// nothing, and a commit that changes nothing takes no revision. `stored`: it is on disk.
+    pub(crate) fn apply(&mut self, revision: Revision, changes: &[Change], stored: bool) {
         let now = if changes.is_empty() { Default::default() } else { (self.clock)() };
-        let mut applied = Vec::with_capacity(changes.len());
         for change in changes {
             let key = change.key();
             let table = match self.tables.get_mut(&key.resource) {
@@ -123,14 +112,11 @@ impl Image {
             let snapshots = self.snapshots.get_mut().unwrap_or_else(PoisonError::into_inner);
             let row = RowKey::of(key);
             let before = |old: Option<&Row>| snapshots.record(&key.resource, &row, old, now);
-            let Some(old) = table.apply(self.sequence, revision, change, &row, before) else { continue };
-            self.sequence += 1;
-            applied.push(Applied { change, old });
+            if table.apply(self.sequence, revision, change, stored, &row, before) {
+                self.sequence += 1;
+                self.revision = revision;
+            }
         }
-        if !applied.is_empty() {
-            self.revision = revision;
-        }
-        applied
     }
 
     /// Marks that some version of these objects is (about to be) on disk.
@@ -246,22 +232,23 @@ impl Table {
         Table { resource, rows: BTreeMap::new(), bytes: 0, tail: Tail::new(start), namespaces: BTreeSet::new() }
     }
 
-    /// Applies a change; the row before it, or `None` when nothing changed.
+    /// Applies a change after showing `before` the row it replaces; `false` when nothing changed.
     fn apply(
         &mut self,
         sequence: u64,
         revision: Revision,
         change: &Change,
+        stored: bool,
         key: &RowKey,
         before: impl FnOnce(Option<&Row>),
-    ) -> Option<Option<Row>> {
+    ) -> bool {
         let (old, new, last) = match change {
             Change::Put { schema, value, seal, .. } => {
                 let (schema, value, seal) = (*schema, value.clone(), seal.clone());
-                let mut new = Row { revision, schema, value, seal, stored: false };
+                let mut new = Row { revision, schema, value, seal, stored };
                 let old = match self.rows.get_mut(key) {
                     Some(row) => {
-                        new.stored = row.stored;
+                        new.stored |= row.stored;
                         Some(std::mem::replace(row, new.clone()))
                     }
                     None => {
@@ -273,7 +260,7 @@ impl Table {
                 (old, Some(new), None)
             }
             Change::Delete { last, .. } => {
-                let old = self.rows.remove(key)?;
+                let Some(old) = self.rows.remove(key) else { return false };
                 let last = last.clone().unwrap_or_else(|| old.value.clone());
                 (Some(old), None, Some(last))
             }
@@ -286,7 +273,7 @@ impl Table {
         }
         let change = history::Change { sequence, revision, row: key.clone(), old: old.clone(), new, last };
         self.tail.push(change, self.bytes);
-        Some(old)
+        true
     }
 
     fn page(&self, range: &Range, revision: Revision, undo: &Undo) -> Page {

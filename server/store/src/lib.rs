@@ -7,6 +7,7 @@
 //! Objects are bytes: compact JSON in the storage version of their kind, without `apiVersion` and
 //! `metadata.resourceVersion`, which the API splices in on output. The store never parses them.
 
+pub mod embedded;
 mod history;
 mod image;
 pub mod indexes;
@@ -20,6 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use embedded::{Embedded, OpenError, Options};
 pub use indexes::Index;
 pub use memory::Memory;
 
@@ -177,6 +179,11 @@ impl Commit {
         self
     }
 
+    /// Sum of the sizes of its values.
+    pub fn bytes(&self) -> usize {
+        self.changes.iter().map(Change::bytes).sum()
+    }
+
     /// Checks the bounds that every backend shares.
     pub fn validate(&self) -> Result<(), CommitError> {
         if self.changes.len() > MAX_CHANGES {
@@ -191,8 +198,7 @@ impl Commit {
         if keys.iter().any(|key| bad(&key.resource) || bad(&key.namespace) || bad(&key.name)) {
             return Err(CommitError::Malformed("a part of a key is longer than 1 kB or contains NUL"));
         }
-        let bytes: usize = self.changes.iter().map(Change::bytes).sum();
-        if bytes > MAX_COMMIT_BYTES {
+        if self.bytes() > MAX_COMMIT_BYTES {
             return Err(CommitError::Malformed("a commit is larger than 8 MiB"));
         }
         Ok(())

@@ -26,7 +26,7 @@ impl Memory {
         self.visible.write(|image| {
             image.check(&commit.preconditions)?;
             let next = Revision(image.revision().0 + 1);
-            image.apply(next, &commit.changes);
+            image.apply(next, &commit.changes, false);
             Ok(image.revision())
         })
     }

@@ -1,0 +1,521 @@
+//! The journal: checksummed frames in preallocated segment files that take turns.
+//!
+//! One segment is written, one is being checkpointed or spare. A frame is one group of commits and
+//! is valid as a whole or not at all; it starts at a new block, so that no acknowledged byte is
+//! ever written again. Version 1, little-endian:
+//!
+//! | segment | bytes |
+//! |---|---|
+//! | blocks 0 and 1, alike | "CORACLEJ", version u32, 0 u32, checksum u64 of what follows, store uuid (16), sequence u64, salt u64, previous sequence u64, end of the previous u64 |
+//! | from block 2 on | frames |
+//!
+//! | frame | bytes |
+//! |---|---|
+//! | head | "CJF1", payload length u32, checksum u64 of what follows, salt u64, offset u64 |
+//! | payload | records, padded with zeros to a whole block |
+//!
+//! The salt is random per use of a file, so that what an earlier use left behind never passes for
+//! a frame. A segment names its predecessor and how far that one is valid: what a failed sync may
+//! have left behind that point is ignored.
+
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Access, BLOCK, Blocks, Disk, File};
+use super::xxh64::xxh64;
+
+const MAGIC: &[u8; 8] = b"CORACLEJ";
+const FRAME_MAGIC: &[u8; 4] = b"CJF1";
+const VERSION: u32 = 1;
+/// Where a segment's frames start.
+pub(crate) const FRAMES_AT: u64 = 2 * BLOCK as u64;
+const FRAME_HEAD: usize = 32;
+/// A segment is filled with zeros this far ahead the first time it is written, so that later
+/// syncs write data only, no file-system metadata.
+const ZERO_AHEAD: u64 = 1 << 20;
+/// Segments awaiting a checkpoint before commits are refused: one in normal running, more only
+/// when the disk fails again and again.
+const MAX_FULL: usize = 6;
+
+/// What failed, on which file.
+#[derive(Debug)]
+pub(crate) struct JournalError {
+    pub file: String,
+    pub what: &'static str,
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for JournalError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}: {}", self.file, self.what, self.source)
+    }
+}
+
+fn failed(file: &str, what: &'static str) -> impl FnOnce(io::Error) -> JournalError {
+    move |source| JournalError { file: file.to_string(), what, source }
+}
+
+/// The head of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub uuid: [u8; 16],
+    pub sequence: u64,
+    pub salt: u64,
+    pub previous: u64,
+    pub previous_end: u64,
+}
+
+impl Header {
+    fn encode(&self, block: &mut [u8]) {
+        block.fill(0);
+        block[0..8].copy_from_slice(MAGIC);
+        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        block[24..40].copy_from_slice(&self.uuid);
+        for (index, number) in [self.sequence, self.salt, self.previous, self.previous_end].into_iter().enumerate() {
+            block[40 + 8 * index..48 + 8 * index].copy_from_slice(&number.to_le_bytes());
+        }
+        let checksum = xxh64(0, &block[24..72]);
+        block[16..24].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// `None` for a block that is no whole header; the version of one that a newer release wrote.
+    fn decode(block: &[u8]) -> Option<Result<Header, u32>> {
+        if &block[0..8] != MAGIC || u64_at(block, 16) != xxh64(0, &block[24..72]) {
+            return None;
+        }
+        let version = u32_at(block, 8);
+        if version != VERSION {
+            return Some(Err(version));
+        }
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&block[24..40]);
+        let [sequence, salt, previous, previous_end] = [40, 48, 56, 64].map(|at| u64_at(block, at));
+        Some(Ok(Header { uuid, sequence, salt, previous, previous_end }))
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut array = [0; 8];
+    array.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(array)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut array = [0; 4];
+    array.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(array)
+}
+
+/// Lays a frame into `blocks`.
+fn encode_frame(blocks: &mut Blocks, salt: u64, offset: u64, payload: &[u8]) {
+    let length = FRAME_HEAD + payload.len();
+    blocks.resize(length);
+    blocks[0..4].copy_from_slice(FRAME_MAGIC);
+    blocks[4..8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    blocks[16..24].copy_from_slice(&salt.to_le_bytes());
+    blocks[24..32].copy_from_slice(&offset.to_le_bytes());
+    blocks[FRAME_HEAD..length].copy_from_slice(payload);
+    blocks[length..].fill(0);
+    let checksum = xxh64(payload.len() as u64, &blocks[16..length]);
+    blocks[8..16].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// The length of the payload if a block looks like the start of this segment's frame at `offset`.
+fn frame_length(block: &[u8], salt: u64, offset: u64) -> Option<usize> {
+    let ours = &block[0..4] == FRAME_MAGIC && u64_at(block, 16) == salt && u64_at(block, 24) == offset;
+    ours.then(|| u32_at(block, 4) as usize)
+}
+
+fn frame_is_whole(frame: &[u8], length: usize) -> bool {
+    u64_at(frame, 8) == xxh64(length as u64, &frame[16..FRAME_HEAD + length])
+}
+
+/// A segment file and how far it is written.
+pub(crate) struct Segment {
+    name: String,
+    file: Arc<dyn File>,
+    pub header: Header,
+    /// End of the last frame.
+    pub end: u64,
+    /// The file's length: everything before is written space.
+    len: u64,
+    /// No write or sync of this use failed.
+    sound: bool,
+}
+
+/// A segment as found on disk.
+pub(crate) struct Found {
+    name: String,
+    file: Arc<dyn File>,
+    len: u64,
+    pub header: Option<Header>,
+}
+
+/// Why a journal cannot be read.
+#[derive(Debug)]
+pub(crate) enum ScanError {
+    Journal(JournalError),
+    Version {
+        file: String,
+        found: u32,
+    },
+    /// A frame in the middle is broken: more than a torn end.
+    Damaged {
+        file: String,
+        offset: u64,
+    },
+}
+
+impl From<JournalError> for ScanError {
+    fn from(error: JournalError) -> ScanError {
+        ScanError::Journal(error)
+    }
+}
+
+/// Finds the segment files and their headers.
+pub(crate) fn find(disk: &dyn Disk) -> Result<Vec<Found>, ScanError> {
+    let mut found = Vec::new();
+    for name in disk.list().map_err(failed(".", "listing the directory"))? {
+        if !name.starts_with("journal.") {
+            continue;
+        }
+        let opened = disk.open(&name, Access::Direct).map_err(failed(&name, "opening"))?;
+        let Some(file) = opened else { continue };
+        let len = file.len().map_err(failed(&name, "reading its length"))?;
+        let header = read_header(&name, &*file, len)?;
+        found.push(Found { name, file, len, header });
+    }
+    Ok(found)
+}
+
+fn read_header(name: &str, file: &dyn File, len: u64) -> Result<Option<Header>, ScanError> {
+    if len < FRAMES_AT {
+        return Ok(None);
+    }
+    let mut blocks = Blocks::zeroed(2 * BLOCK);
+    file.read(0, &mut blocks).map_err(failed(name, "reading"))?;
+    match blocks.chunks_exact(BLOCK).find_map(Header::decode) {
+        Some(Err(found)) => Err(ScanError::Version { file: name.to_string(), found }),
+        Some(Ok(header)) => Ok(Some(header)),
+        None => Ok(None),
+    }
+}
+
+impl Found {
+    /// Reads the frames one after the other, up to `until` or, in the newest segment, up to the
+    /// first one that is not whole. Returns the segment and where its last frame began.
+    pub(crate) fn read<E: From<ScanError>>(
+        self,
+        header: Header,
+        until: Option<u64>,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(Segment, Option<u64>), E> {
+        let Found { name, file, len, .. } = self;
+        let damaged = |offset| ScanError::Damaged { file: name.clone(), offset };
+        let mut blocks = Blocks::default();
+        let (mut end, mut last) = (FRAMES_AT, None);
+        while until.is_none_or(|until| end < until) {
+            let Some(length) = read_frame(&name, &*file, len, header.salt, end, &mut blocks)? else {
+                match until {
+                    Some(_) => return Err(damaged(end).into()),
+                    None => break,
+                }
+            };
+            each(&blocks[FRAME_HEAD..FRAME_HEAD + length])?;
+            last = Some(end);
+            end += blocks.len() as u64;
+        }
+        if until.is_some_and(|until| until != end) {
+            return Err(damaged(end).into());
+        }
+        if until.is_none() && later_frame(&name, &*file, len, header.salt, end)? {
+            return Err(damaged(end).into());
+        }
+        Ok((Segment { name, file, header, end, len, sound: true }, last))
+    }
+}
+
+/// Reads the frame at `offset` into `blocks`; its payload's length, or `None` when there is no
+/// whole frame.
+fn read_frame(
+    name: &str,
+    file: &dyn File,
+    len: u64,
+    salt: u64,
+    offset: u64,
+    blocks: &mut Blocks,
+) -> Result<Option<usize>, ScanError> {
+    if offset + BLOCK as u64 > len {
+        return Ok(None);
+    }
+    blocks.resize(BLOCK);
+    file.read(offset, blocks).map_err(failed(name, "reading"))?;
+    let Some(length) = frame_length(blocks, salt, offset) else { return Ok(None) };
+    let size = (FRAME_HEAD + length).next_multiple_of(BLOCK);
+    if offset + size as u64 > len {
+        return Ok(None);
+    }
+    if size > BLOCK {
+        blocks.resize(size);
+        file.read(offset, blocks).map_err(failed(name, "reading"))?;
+    }
+    Ok(frame_is_whole(blocks, length).then_some(length))
+}
+
+/// Whether a whole frame stands anywhere behind a broken one. Only one frame is ever in flight, so
+/// that a power cut cannot leave that.
+fn later_frame(name: &str, file: &dyn File, len: u64, salt: u64, broken: u64) -> Result<bool, ScanError> {
+    let mut chunk = Blocks::default();
+    let mut blocks = Blocks::default();
+    let mut offset = broken + BLOCK as u64;
+    while offset + BLOCK as u64 <= len {
+        let size = (len - offset).min(ZERO_AHEAD) as usize / BLOCK * BLOCK;
+        chunk.resize(size);
+        file.read(offset, &mut chunk).map_err(failed(name, "reading"))?;
+        for (index, block) in chunk.chunks_exact(BLOCK).enumerate() {
+            let at = offset + (index * BLOCK) as u64;
+            let looks = frame_length(block, salt, at).is_some();
+            if looks && read_frame(name, file, len, salt, at, &mut blocks)?.is_some() {
+                return Ok(true);
+            }
+        }
+        offset += size as u64;
+    }
+    Ok(false)
+}
+
+/// The journal while it is written.
+pub(crate) struct Journal {
+    disk: Arc<dyn Disk>,
+    random: fn() -> io::Result<u64>,
+    segment_bytes: u64,
+    current: Segment,
+    /// Older segments that no checkpoint covers yet, oldest first.
+    full: Vec<Segment>,
+    /// A file ready to become the next segment.
+    spare: Option<(String, Arc<dyn File>, u64)>,
+    /// The highest sequence number ever tried.
+    tried: u64,
+    next_name: u64,
+    frame: Blocks,
+}
+
+impl Journal {
+    /// Starts the first segment of a new store.
+    pub(crate) fn create(
+        disk: Arc<dyn Disk>,
+        random: fn() -> io::Result<u64>,
+        segment_bytes: u64,
+        uuid: [u8; 16],
+    ) -> Result<Journal, JournalError> {
+        let name = "journal.0";
+        let salt = random().map_err(failed(name, "drawing random bytes"))?;
+        let header = Header { uuid, sequence: 1, salt, previous: 0, previous_end: 0 };
+        let (file, len) = create_file(&*disk, name, segment_bytes)?;
+        let current = activate(name.to_string(), file, len, header)?;
+        disk.sync_names().map_err(failed(".", "syncing the directory"))?;
+        let mut journal = Journal {
+            disk,
+            random,
+            segment_bytes,
+            current,
+            full: Vec::new(),
+            spare: None,
+            tried: 1,
+            next_name: 1,
+            frame: Blocks::default(),
+        };
+        journal.provide_spare()?;
+        Ok(journal)
+    }
+
+    /// Goes on with the segments that recovery read, the newest last, and makes certain that what
+    /// was read is really on the disk: its last frame may never have been synced.
+    pub(crate) fn resume(
+        disk: Arc<dyn Disk>,
+        random: fn() -> io::Result<u64>,
+        segment_bytes: u64,
+        mut live: Vec<(Segment, Option<u64>)>,
+        free: Vec<Found>,
+        current: (Segment, Option<u64>),
+    ) -> Result<Journal, JournalError> {
+        let (current, last) = current;
+        let names = live.iter().map(|(segment, _)| &segment.name).chain(free.iter().map(|found| &found.name));
+        let number = |name: &String| name.strip_prefix("journal.").and_then(|n| n.parse().ok()).unwrap_or(0);
+        let next_name = names.chain([&current.name]).map(number).max().unwrap_or(0) + 1;
+        let tried = free.iter().filter_map(|found| Some(found.header?.sequence)).max().unwrap_or(0);
+        let mut journal = Journal {
+            disk,
+            random,
+            segment_bytes,
+            tried: tried.max(current.header.sequence),
+            current,
+            full: live.drain(..).map(|(segment, _)| segment).collect(),
+            spare: None,
+            next_name,
+            frame: Blocks::default(),
+        };
+        if let Some(last) = last {
+            journal.rewrite(last)?;
+        }
+        for found in free {
+            journal.recycle(found.name, found.file, found.len);
+        }
+        journal.provide_spare()?;
+        Ok(journal)
+    }
+
+    /// The newest segment that is full and waits for a checkpoint.
+    pub(crate) fn newest_full(&self) -> Option<u64> {
+        self.full.last().map(|segment| segment.header.sequence)
+    }
+
+    /// Whether a frame with this payload goes into the current segment. An empty segment takes
+    /// any frame.
+    pub(crate) fn has_room(&self, payload: usize) -> bool {
+        let size = (FRAME_HEAD + payload).next_multiple_of(BLOCK) as u64;
+        self.current.end == FRAMES_AT || self.current.end + size <= self.segment_bytes
+    }
+
+    /// Whether the current segment can be appended to; otherwise [`Journal::rotate`].
+    pub(crate) fn is_sound(&self) -> bool {
+        self.current.sound
+    }
+
+    /// Appends one frame and makes it durable. After an error the segment is never written again.
+    pub(crate) fn append(&mut self, payload: &[u8]) -> Result<(), JournalError> {
+        let segment = &mut self.current;
+        debug_assert!(segment.sound, "a segment that failed is replaced first");
+        encode_frame(&mut self.frame, segment.header.salt, segment.end, payload);
+        segment.sound = false;
+        segment.write(&self.frame, self.segment_bytes)?;
+        segment.file.sync().map_err(failed(&segment.name, "syncing"))?;
+        segment.sound = true;
+        segment.end += self.frame.len() as u64;
+        Ok(())
+    }
+
+    /// Begins a new segment; the present one then awaits a checkpoint. After a failure the new
+    /// one is a new file that is read back before it is trusted.
+    pub(crate) fn rotate(&mut self) -> Result<(), JournalError> {
+        if self.full.len() >= MAX_FULL {
+            let why = io::Error::other("too many segments wait for a checkpoint, which keeps failing");
+            return Err(failed(&self.current.name, "starting a new segment")(why));
+        }
+        let fail_over = !self.current.sound;
+        if fail_over && let Some((name, ..)) = self.spare.take() {
+            let _ = self.disk.remove(&name);
+        }
+        self.provide_spare()?;
+        let Some((name, file, len)) = self.spare.take() else {
+            return Err(failed("journal", "starting a new segment")(io::Error::other("no spare segment")));
+        };
+        self.tried += 1;
+        let salt = (self.random)().map_err(failed(&name, "drawing random bytes"))?;
+        let header = Header {
+            uuid: self.current.header.uuid,
+            sequence: self.tried,
+            salt,
+            previous: self.current.header.sequence,
+            previous_end: self.current.end,
+        };
+        match activate(name.clone(), file, len, header) {
+            Ok(segment) => {
+                self.full.push(std::mem::replace(&mut self.current, segment));
+                Ok(())
+            }
+            Err(error) => {
+                // Its header may have got to the disk and says where the present one ends.
+                self.current.sound = false;
+                let _ = self.disk.remove(&name);
+                Err(error)
+            }
+        }
+    }
+
+    /// A checkpoint covers every segment up to `sequence`: their files are free.
+    pub(crate) fn covered(&mut self, sequence: u64) {
+        while self.full.first().is_some_and(|segment| segment.header.sequence <= sequence) {
+            let segment = self.full.remove(0);
+            if segment.sound {
+                self.recycle(segment.name, segment.file, segment.len);
+            } else {
+                // Its blocks failed once; a file that cannot be removed is ignored from now on.
+                let _ = self.disk.remove(&segment.name);
+            }
+        }
+    }
+
+    /// Keeps a file for the next segment, or removes it when there is one already.
+    fn recycle(&mut self, name: String, file: Arc<dyn File>, len: u64) {
+        if self.spare.is_some() || len > self.segment_bytes {
+            let _ = self.disk.remove(&name);
+        } else {
+            self.spare = Some((name, file, len));
+        }
+    }
+
+    /// Takes the space of the next segment in advance, so that turning to it cannot find the disk full.
+    fn provide_spare(&mut self) -> Result<(), JournalError> {
+        if self.spare.is_some() {
+            return Ok(());
+        }
+        let name = format!("journal.{}", self.next_name);
+        self.next_name += 1;
+        let (file, len) = create_file(&*self.disk, &name, self.segment_bytes).inspect_err(|_| {
+            let _ = self.disk.remove(&name);
+        })?;
+        self.disk.sync_names().map_err(failed(".", "syncing the directory"))?;
+        self.spare = Some((name, file, len));
+        Ok(())
+    }
+
+    /// Writes the last frame once more, unchanged: after a failed sync and a crash the page cache
+    /// may show a frame that the disk does not have.
+    fn rewrite(&mut self, last: u64) -> Result<(), JournalError> {
+        let segment = &self.current;
+        let mut blocks = Blocks::zeroed((segment.end - last) as usize);
+        segment.file.read(last, &mut blocks).map_err(failed(&segment.name, "reading"))?;
+        segment.file.write(last, &blocks).map_err(failed(&segment.name, "writing"))?;
+        segment.file.sync().map_err(failed(&segment.name, "syncing"))
+    }
+}
+
+fn create_file(disk: &dyn Disk, name: &str, reserve: u64) -> Result<(Arc<dyn File>, u64), JournalError> {
+    let file = disk.create(name, Access::Direct).map_err(failed(name, "creating"))?;
+    file.reserve(reserve).map_err(failed(name, "reserving its space"))?;
+    Ok((file, 0))
+}
+
+/// Writes a segment's header and reads it back.
+fn activate(name: String, file: Arc<dyn File>, len: u64, header: Header) -> Result<Segment, JournalError> {
+    let mut blocks = Blocks::zeroed(2 * BLOCK);
+    for block in blocks.chunks_exact_mut(BLOCK) {
+        header.encode(block);
+    }
+    file.write(0, &blocks).map_err(failed(&name, "writing its header"))?;
+    file.sync().map_err(failed(&name, "syncing its header"))?;
+    let mut back = Blocks::zeroed(2 * BLOCK);
+    file.read(0, &mut back).map_err(failed(&name, "reading its header back"))?;
+    if *back != *blocks {
+        return Err(failed(&name, "checking its header")(io::Error::other("other bytes came back than were written")));
+    }
+    Ok(Segment { name, file, header, end: FRAMES_AT, len: len.max(FRAMES_AT), sound: true })
+}
+
+impl Segment {
+    /// Writes a frame at the end and, on a fresh file, zeros ahead of it.
+    fn write(&mut self, frame: &[u8], segment_bytes: u64) -> Result<(), JournalError> {
+        let end = self.end + frame.len() as u64;
+        self.file.write(self.end, frame).map_err(failed(&self.name, "writing"))?;
+        if end > self.len {
+            let ahead = (end + ZERO_AHEAD).min(segment_bytes).max(end);
+            if ahead > end {
+                let zeros = Blocks::zeroed((ahead - end) as usize);
+                self.file.write(end, &zeros).map_err(failed(&self.name, "writing zeros"))?;
+            }
+            self.len = ahead;
+        }
+        Ok(())
+    }
+}
