@@ -19,6 +19,8 @@
 //!
 //! Type ids come from `table::schema().kind(group, version, kind) -> Option<TypeId>`.
 
+pub mod canonical;
+pub mod defaults;
 pub mod field;
 pub mod json;
 pub mod names;

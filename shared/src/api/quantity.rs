@@ -128,6 +128,14 @@ impl Quantity {
         self.nanos
     }
 
+    /// Rounded away from zero to thousandths: the finest that resource lists keep.
+    #[must_use]
+    pub fn rounded_to_milli(self) -> Quantity {
+        let milli = NANO / 1000;
+        let away = self.nanos / milli + (self.nanos % milli).signum();
+        Quantity { nanos: away * milli, format: self.format }
+    }
+
     pub fn is_zero(self) -> bool {
         self.nanos == 0
     }
