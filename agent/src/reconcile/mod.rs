@@ -4,9 +4,11 @@
 //! next; [`owner`] binds the three and words the reports; [`fleet`] holds all owners behind one
 //! sans-IO interface.
 
+pub mod env;
 pub mod fleet;
 pub mod owner;
 pub mod plan;
+pub mod spec;
 pub mod state;
 pub mod step;
 pub mod view;
