@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::error::ImageError;
-use crate::reference::Reference;
 
 /// The most entries that one docker configuration may hold: a secret is at most 1 MiB anyway.
 const MAX_ENTRIES: usize = 1000;
@@ -61,6 +60,10 @@ impl Credential {
         // The parser's own message could quote a password.
         let config: DockerConfig = serde_json::from_slice(json)
             .map_err(|e| bad(format!("not a docker configuration (line {}, column {})", e.line(), e.column())))?;
+        // A derived reader takes a list for a structure.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(bad("not a docker configuration (no object)".into()));
+        }
         if config.auths.len() > MAX_ENTRIES {
             return Err(bad(format!("more than {MAX_ENTRIES} registries")));
         }
@@ -77,9 +80,9 @@ impl Credential {
         Ok(credentials)
     }
 
-    /// The credential for `reference`: the one with the longest path, and of those the first.
-    pub fn choose<'a>(credentials: &'a [Credential], reference: &Reference) -> Option<&'a Credential> {
-        let rank = |c: &Credential| c.matches(reference.registry(), reference.repository());
+    /// The credential for a repository: the one with the longest path, and of those the first.
+    pub fn choose<'a>(credentials: &'a [Credential], registry: &str, repository: &str) -> Option<&'a Credential> {
+        let rank = |c: &Credential| c.matches(registry, repository);
         let mut best: Option<(usize, &Credential)> = None;
         for credential in credentials {
             match (rank(credential), best) {
@@ -143,7 +146,8 @@ mod tests {
 
     fn check(json: &str, image: &str, expect: Option<&str>) {
         let credentials = Credential::from_docker_config(json.as_bytes()).unwrap();
-        let chosen = Credential::choose(&credentials, &image.parse().unwrap());
+        let image: crate::Reference = image.parse().unwrap();
+        let chosen = Credential::choose(&credentials, image.registry(), image.repository());
         assert_eq!(chosen.map(|c| format!("{}:{}", c.username, c.password)).as_deref(), expect, "{image} {json}");
     }
 

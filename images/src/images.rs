@@ -1,18 +1,27 @@
 //! [`Images`]: the one object that the agent holds.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::credential::Credential;
 use crate::error::ImageError;
 use crate::image::{Image, Policy, Progress};
 use crate::platform::Platform;
+use crate::pull::{self, Claims, Permits, Pins};
 use crate::reference::Reference;
-use crate::store::Store;
+use crate::registry::Session;
+use crate::registry::auth::Grants;
+use crate::registry::settings::{Registries, SettingsFile};
+use crate::store::{ImageRecord, Store};
 
 /// Free bytes that a pull leaves on the disk unless told otherwise: logs, the ledger and the pods
 /// themselves need them.
 const DEFAULT_RESERVE: u64 = 256 << 20;
+
+/// Pulls of one image in one call before giving up against collections.
+const MAX_PULLS: usize = 3;
 
 /// The program that unpacks one layer; it ends in [`crate::unpack::child_main`].
 #[derive(Clone, Debug)]
@@ -56,14 +65,30 @@ impl Default for Config {
 
 /// The images of a node, in one directory. Shared between threads by reference.
 pub struct Images {
-    store: Store,
+    pub(crate) store: Store,
     config: Config,
+    pub(crate) settings: SettingsFile,
+    pub(crate) grants: Grants,
+    pub(crate) claims: Claims,
+    pub(crate) pins: Pins,
+    pub(crate) permits: Permits,
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 impl Images {
-    /// Opens or makes the directory. One process at a time holds it.
+    /// Opens or makes the directory, sweeps what an earlier process left unfinished, and finds what
+    /// is whole. One process at a time holds it.
     pub fn open(dir: &Path, config: Config) -> Result<Images, ImageError> {
-        Ok(Images { store: Store::open(dir)?, config })
+        Ok(Images {
+            store: Store::open(dir)?,
+            settings: SettingsFile::new(config.registries.clone()),
+            grants: Grants::default(),
+            claims: Claims::default(),
+            pins: Pins::default(),
+            permits: Permits::new(config.parallel),
+            warnings: Mutex::default(),
+            config,
+        })
     }
 
     pub fn config(&self) -> &Config {
@@ -72,23 +97,68 @@ impl Images {
 
     /// Makes sure that the image is on this node, whole and synced, and says where.
     ///
-    /// Blocks, for minutes where the network is slow. Pulls of the same image at the same time
-    /// share their downloads.
+    /// Blocks, for minutes where the network is slow. Pulls at the same time share the layers that
+    /// they have in common. An image that is present costs no network and no sync, except under
+    /// [`Policy::Always`], which asks the registry what the name means now.
     pub fn ensure(
         &self,
         reference: &Reference,
         policy: Policy,
-        _credentials: &[Credential],
+        credentials: &[Credential],
         platform: &Platform,
-        _progress: &Progress,
+        progress: &Progress,
     ) -> Result<Image, ImageError> {
-        let present = self.store.named(reference, platform).filter(|_| policy != Policy::Always);
-        match present {
-            Some(record) => {
-                self.store.touch(&record.id)?;
-                self.store.view(&record, reference)
-            }
-            None => Err(ImageError::Absent { reference: reference.to_string() }),
+        if policy != Policy::Always
+            && let Some(record) = self.store.named(reference, platform)
+            && let Some(image) = self.use_present(&record, reference)?
+        {
+            return Ok(image);
         }
+        if policy == Policy::Never {
+            return Err(ImageError::Absent { reference: reference.to_string() });
+        }
+        // A collection between the end of a pull and its use makes it necessary once more.
+        for _ in 0..MAX_PULLS {
+            let session = pull::session(self, reference, credentials)?;
+            let record = pull::pull(self, &session, reference, platform, progress)?;
+            self.store.publish_name(reference, platform, record.id)?;
+            if let Some(image) = self.use_present(&record, reference)? {
+                return Ok(image);
+            }
+        }
+        Err(ImageError::Manifest {
+            what: format!("image {reference}"),
+            problem: "it was collected as fast as it was pulled: the disk is too small for it".into(),
+        })
+    }
+
+    /// The platforms that the image is there for at its registry: one for a plain manifest, several
+    /// for an index. Nothing is kept.
+    pub fn platforms(
+        registries: &Registries,
+        reference: &Reference,
+        credentials: &[Credential],
+    ) -> Result<Vec<Platform>, ImageError> {
+        let grants = Grants::default();
+        pull::platforms(&Session::new(reference, registries, credentials, &grants)?, reference)
+    }
+
+    /// What this kernel or user could not confine the unpacking process with, each once.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    pub(crate) fn warn(&self, warning: &str) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).insert(warning.to_owned());
+    }
+
+    /// Notes the use of an image, unless a collection has just taken it.
+    fn use_present(&self, record: &ImageRecord, reference: &Reference) -> Result<Option<Image>, ImageError> {
+        let _frozen = self.pins.freeze();
+        if self.store.whole(&record.id).is_none() {
+            return Ok(None);
+        }
+        self.store.touch(&record.id)?;
+        self.store.view(record, reference).map(Some)
     }
 }

@@ -12,18 +12,26 @@
 
 pub mod credential;
 pub mod digest;
+mod download;
 mod error;
+mod gc;
 mod image;
 mod images;
 pub mod manifest;
 mod platform;
+mod pull;
 mod reference;
+mod registry;
 mod store;
+mod tls;
+pub mod unpack;
 
 pub use credential::Credential;
 pub use digest::Sha256;
 pub use error::ImageError;
+pub use gc::{Collected, Pressure};
 pub use image::{Event, Image, ImageConfig, Policy, Progress};
 pub use images::{Config, Images, Unpacker};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};
+pub use registry::settings;

@@ -153,10 +153,6 @@ impl Store {
         Some((self.layers_dir().join(name).join("fs"), record.clone()))
     }
 
-    pub fn image_record(&self, id: &Sha256) -> Option<ImageRecord> {
-        self.found().images.get(id).cloned()
-    }
-
     pub fn image_records(&self) -> Vec<ImageRecord> {
         self.found().images.values().cloned().collect()
     }
@@ -235,6 +231,7 @@ impl Store {
         let mut found = self.found();
         for (temp, record) in layers {
             if found.layers.contains_key(&record.diff_id) {
+                remove_tree(&temp)?;
                 continue;
             }
             let name = free_name(&record.diff_id, &found.layers);
@@ -286,18 +283,21 @@ impl Store {
         sync_dir(&self.root.join("images"))
     }
 
-    /// Takes a layer's name away at once and its files after that. Answers how many bytes it had.
-    pub fn remove_layer(&self, diff_id: &Sha256) -> Result<u64, ImageError> {
+    /// Takes a layer's name away; its files lie in the answered directory, to be removed.
+    pub fn bury_layer(&self, diff_id: &Sha256) -> Result<Option<PathBuf>, ImageError> {
+        let mut found = self.found();
+        let Some((name, _)) = found.layers.get(diff_id) else { return Ok(None) };
+        let path = self.layers_dir().join(name);
         let grave = self.root.join("tmp").join(format!("gone-{}", self.next_temp.fetch_add(1, Ordering::Relaxed)));
-        let size = {
-            let mut found = self.found();
-            let Some((name, record)) = found.layers.remove(diff_id) else { return Ok(0) };
-            let path = self.layers_dir().join(&name);
-            fs::rename(&path, &grave).map_err(ImageError::io("rename", &path))?;
-            record.size
-        };
-        remove_tree(&grave)?;
-        Ok(size)
+        fs::rename(&path, &grave).map_err(ImageError::io("rename", &path))?;
+        found.layers.remove(diff_id);
+        Ok(Some(grave))
+    }
+
+    /// Downloads that have not ended.
+    pub fn partials(&self) -> Result<Vec<PathBuf>, ImageError> {
+        let dir = self.root.join("partial");
+        Ok(list(&dir)?.into_iter().map(|name| dir.join(name)).collect())
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -415,7 +415,7 @@ fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("records hold strings and numbers only")
 }
 
-fn remove_if_there(path: &Path) -> Result<(), ImageError> {
+pub fn remove_if_there(path: &Path) -> Result<(), ImageError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ImageError::io("remove", path)(error)),
         _ => Ok(()),
