@@ -25,6 +25,7 @@ pub mod field;
 pub mod json;
 pub mod names;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod selector;
 pub mod status;
