@@ -38,7 +38,7 @@ pub trait Disk: Send + Sync + 'static {
 
 /// An open file.
 pub trait File: Send + Sync + 'static {
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
     /// Fills `buffer`; the end of the file before that is an error.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
@@ -183,7 +183,7 @@ impl Disk for LocalDisk {
 struct LocalFile(fs::File);
 
 impl File for LocalFile {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

@@ -181,7 +181,7 @@ pub(crate) fn find(disk: &dyn Disk) -> Result<Vec<Found>, ScanError> {
         }
         let opened = disk.open(&name, Access::Direct).map_err(failed(&name, "opening"))?;
         let Some(file) = opened else { continue };
-        let len = file.len().map_err(failed(&name, "reading its length"))?;
+        let len = file.length().map_err(failed(&name, "reading its length"))?;
         let header = read_header(&name, &*file, len)?;
         found.push(Found { name, file, len, header });
     }
@@ -462,10 +462,13 @@ impl Journal {
         }
         let name = format!("journal.{}", self.next_name);
         self.next_name += 1;
-        let (file, len) = create_file(&*self.disk, &name, self.segment_bytes).inspect_err(|_| {
+        let made = create_file(&*self.disk, &name, self.segment_bytes).and_then(|made| {
+            self.disk.sync_names().map_err(failed(".", "syncing the directory"))?;
+            Ok(made)
+        });
+        let (file, len) = made.inspect_err(|_| {
             let _ = self.disk.remove(&name);
         })?;
-        self.disk.sync_names().map_err(failed(".", "syncing the directory"))?;
         self.spare = Some((name, file, len));
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Opened, Ope
     if checkpoint::open(&*disk).map_err(checkpoint_error)?.is_none() {
         create(&disk, options, &random)?;
     }
+    // The names that an attempt before left may be visible and not yet durable.
+    disk.sync_names().map_err(|error| io_error(".", "syncing the directory", error))?;
     let opened = checkpoint::open(&*disk).map_err(checkpoint_error)?;
     let (database, mut meta) = opened.ok_or_else(|| damaged(checkpoint::FILE, "it disappeared while opening"))?;
     let sealer = Arc::new(read_key(&*disk)?.ok_or(OpenError::KeyMissing)?);
@@ -140,7 +142,7 @@ fn random_u64() -> io::Result<u64> {
 fn read_key(disk: &dyn Disk) -> Result<Option<Sealer>, OpenError> {
     let io_error = |error| io_error(KEY_FILE, "reading", error);
     let Some(file) = disk.open(KEY_FILE, Access::Cached).map_err(io_error)? else { return Ok(None) };
-    let length = file.len().map_err(io_error)?.min(256);
+    let length = file.length().map_err(io_error)?.min(256);
     let mut text = vec![0; length as usize];
     file.read(0, &mut text).map_err(io_error)?;
     let text = text.trim_ascii_end();

@@ -14,7 +14,7 @@ use async_channel::Receiver;
 
 use super::checkpoint::{self, Batch, CheckpointError, Meta};
 use super::codec::{Encoder, row};
-use super::disk::{Access, Disk};
+use super::disk::{Access, BLOCK, Disk};
 use super::group::{Plan, Verdict, plan};
 use super::journal::{Journal, JournalError};
 use super::reply::{Answer, Reply};
@@ -401,12 +401,20 @@ impl Visible {
     }
 }
 
-/// Takes the space that checkpoints of a full disk work from.
+/// Takes the space that checkpoints of a full disk work from, or as much of it as there is.
 pub(crate) fn provide_reserve(base: &Base) -> std::io::Result<()> {
     let file = base.disk.create(RESERVE_FILE, Access::Cached)?;
-    file.reserve(base.reserve_bytes).inspect_err(|_| {
-        let _ = base.disk.remove(RESERVE_FILE);
-    })
+    let mut bytes = base.reserve_bytes;
+    loop {
+        match file.reserve(bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull && bytes > BLOCK as u64 => bytes /= 2,
+            Err(error) => {
+                let _ = base.disk.remove(RESERVE_FILE);
+                return Err(error);
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 /// Writes a checkpoint, out of the reserve when the disk is full.
@@ -424,7 +432,7 @@ fn write_checkpoint(base: &Base, batch: &Batch) -> Result<(), CheckpointError> {
         base.disk.remove(RESERVE_FILE).map_err(CheckpointError::Io)?;
         result = checkpoint::write(&*base.disk, &base.sealer, batch);
     }
-    if released && !scarce(2 * base.reserve_bytes) {
+    if released {
         // Without it the store works on; the next checkpoint tries again.
         let _ = provide_reserve(base);
     }

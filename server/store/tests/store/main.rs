@@ -1,7 +1,9 @@
 //! The store's tests: one suite over every backend, and what only the embedded one promises.
 
+mod crash;
 mod embedded;
 mod model;
+mod sim;
 mod suite;
 
 mod memory {
