@@ -24,6 +24,7 @@ pub mod defaults;
 pub mod field;
 pub mod json;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -12,7 +12,7 @@ use super::table::{TypeId, schema};
 
 mod decode;
 mod encode;
-mod wire;
+pub(super) mod wire;
 
 /// What every body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";

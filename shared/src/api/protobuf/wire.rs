@@ -4,7 +4,7 @@ use super::ProtobufError;
 
 /// One field's payload.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Payload<'b> {
+pub(in crate::api) enum Payload<'b> {
     Varint(u64),
     Fixed64(u64),
     Fixed32(u32),
@@ -12,17 +12,17 @@ pub(super) enum Payload<'b> {
 }
 
 /// Reads fields one after the other.
-pub(super) struct Reader<'b> {
+pub(in crate::api) struct Reader<'b> {
     bytes: &'b [u8],
 }
 
 impl<'b> Reader<'b> {
-    pub(super) fn new(bytes: &'b [u8]) -> Reader<'b> {
+    pub(in crate::api) fn new(bytes: &'b [u8]) -> Reader<'b> {
         Reader { bytes }
     }
 
     /// The next field's number and payload; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Payload<'b>)>, ProtobufError> {
+    pub(in crate::api) fn next(&mut self) -> Result<Option<(u32, Payload<'b>)>, ProtobufError> {
         if self.bytes.is_empty() {
             return Ok(None);
         }
@@ -45,7 +45,7 @@ impl<'b> Reader<'b> {
     }
 
     /// A bare varint, as packed lists hold.
-    pub(super) fn varint(&mut self) -> Result<u64, ProtobufError> {
+    pub(in crate::api) fn varint(&mut self) -> Result<u64, ProtobufError> {
         let mut value = 0u64;
         for (index, byte) in self.bytes.iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * index);
@@ -57,7 +57,7 @@ impl<'b> Reader<'b> {
         Err(ProtobufError::Malformed("unexpected end of a varint"))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::api) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
@@ -79,7 +79,7 @@ fn short() -> ProtobufError {
     ProtobufError::Malformed("unexpected end of a message")
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(in crate::api) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -87,17 +87,17 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(in crate::api) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
     put_varint(out, u64::from(field) << 3);
     put_varint(out, value);
 }
 
-pub(super) fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(in crate::api) fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
     put_varint(out, u64::from(field) << 3 | 1);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub(in crate::api) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_varint(out, u64::from(field) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
