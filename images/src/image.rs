@@ -26,6 +26,8 @@ pub struct Image {
     /// `REGISTRY/REPOSITORY@sha256:…` of that manifest, for a pod's `imageID`.
     pub pinned: String,
     /// Directories for overlayfs `lowerdir`, **topmost first**. They are read-only to everybody.
+    /// overlayfs shows the upper directory's own mode and owner as those of `/`: give it the first
+    /// layer's. One directory alone needs an upper one, or a second (empty) lower one.
     ///
     /// A mount's options share one page: with many layers, `chdir` to [`Image::layers_dir`] and use
     /// [`Image::lowerdir`], whose names are short (127 layers fit), or add them one by one with

@@ -9,12 +9,13 @@ use crate::credential::Credential;
 use crate::error::ImageError;
 use crate::image::{Image, Policy, Progress};
 use crate::platform::Platform;
-use crate::pull::{self, Claims, Permits, Pins};
+use crate::pull;
 use crate::reference::Reference;
 use crate::registry::Session;
 use crate::registry::auth::Grants;
 use crate::registry::settings::{Registries, SettingsFile};
 use crate::store::{ImageRecord, Store};
+use crate::turns::{Claims, Permits, Pins};
 
 /// Free bytes that a pull leaves on the disk unless told otherwise: logs, the ledger and the pods
 /// themselves need them.

@@ -24,6 +24,7 @@ mod reference;
 mod registry;
 mod store;
 mod tls;
+mod turns;
 pub mod unpack;
 
 pub use credential::Credential;

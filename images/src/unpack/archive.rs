@@ -8,6 +8,9 @@ use super::limits::{MAX_EXTENSION, MAX_LAYER, MAX_SPARSE};
 
 const BLOCK: usize = 512;
 
+/// Regions of a sparse file: offset and length.
+type Regions = Vec<(u64, u64)>;
+
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -37,7 +40,7 @@ pub struct Entry {
     /// The size of a file as it is to be on disk.
     pub size: u64,
     /// Where the data of a sparse file goes: offset and length, in the order of the data.
-    pub sparse: Option<Vec<(u64, u64)>>,
+    pub sparse: Option<Regions>,
 }
 
 /// A stream of entries.
@@ -249,7 +252,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// The map of an old GNU sparse file: four pairs in the header, more in blocks behind it.
-    fn gnu_sparse(&mut self, block: &[u8; BLOCK]) -> Result<(u64, Option<Vec<(u64, u64)>>), Refusal> {
+    fn gnu_sparse(&mut self, block: &[u8; BLOCK]) -> Result<(u64, Option<Regions>), Refusal> {
         let mut map = Vec::new();
         let mut more = read_pairs(&block[386..482], &mut map)? && block[482] != 0;
         while more {
@@ -266,7 +269,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// Format 1.0: decimal numbers, one a line, filled up to a block.
-    fn sparse_map_in_data(&mut self) -> Result<Vec<(u64, u64)>, Refusal> {
+    fn sparse_map_in_data(&mut self) -> Result<Regions, Refusal> {
         let mut numbers = Vec::new();
         let mut used = 0u64;
         let count = self.sparse_line(&mut used)?;
@@ -321,7 +324,7 @@ fn check_sparse(path: &[u8], size: u64, sparse: Option<&[(u64, u64)]>, data: u64
     Ok(())
 }
 
-fn pairs(numbers: &[u64]) -> Result<Vec<(u64, u64)>, Refusal> {
+fn pairs(numbers: &[u64]) -> Result<Regions, Refusal> {
     if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_SPARSE {
         return Err(Refusal::new("a sparse map of an impossible length".into()));
     }
@@ -329,7 +332,7 @@ fn pairs(numbers: &[u64]) -> Result<Vec<(u64, u64)>, Refusal> {
 }
 
 /// Pairs of 12 digits up to the first empty one. True when all of them were used.
-fn read_pairs(bytes: &[u8], map: &mut Vec<(u64, u64)>) -> Result<bool, Refusal> {
+fn read_pairs(bytes: &[u8], map: &mut Regions) -> Result<bool, Refusal> {
     for pair in bytes.chunks_exact(24) {
         if pair[0] == 0 {
             return Ok(false);

@@ -19,7 +19,7 @@ pub struct Decompressed<R: Read> {
 
 enum Decoder<R: Read> {
     Plain(BufReader<R>),
-    Gzip(MultiGzDecoder<BufReader<R>>),
+    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
     Zstd(Box<ZstdFrames<BufReader<R>>>),
 }
 
@@ -32,7 +32,7 @@ impl<R: Read> Decompressed<R> {
         // A pipe hands over whole writes; the first of a layer is larger than four bytes, or it is
         // no archive.
         let decoder = match start {
-            [0x1f, 0x8b, ..] => Decoder::Gzip(MultiGzDecoder::new(source)),
+            [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 Decoder::Zstd(Box::new(ZstdFrames { source, decoder: FrameDecoder::new(), open: false }))
             }

@@ -106,13 +106,13 @@ fn find(layers: &[Layer], path: &str) -> io::Result<(Option<Attributes>, Option<
         match look(layer, path)? {
             Look::Absent => {}
             Look::Hides => break,
-            Look::There(fd, opaque) => {
+            Look::There(fd, hidden) => {
                 let attributes = read(&fd)?;
                 if !layer.implied.contains(path) {
                     return Ok((shown.or(Some(attributes.clone())), Some(attributes)));
                 }
                 shown = shown.or(Some(attributes));
-                if opaque {
+                if hidden {
                     break;
                 }
             }
@@ -127,25 +127,26 @@ enum Look {
     Absent,
     /// What lies below does not count: a whiteout, a file, or nothing in an opaque directory.
     Hides,
-    /// A directory; true when it, or one above it, is opaque.
+    /// A directory; true when one above it is opaque. Being opaque itself takes away what is in the
+    /// directory below, not what that is.
     There(OwnedFd, bool),
 }
 
 fn look(layer: &Layer, path: &str) -> io::Result<Look> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut fd = openat(&layer.root, ".", flags, Mode::empty())?;
-    let mut opaque = is_opaque(&fd);
+    let mut hidden = false;
     for name in path.split('/').filter(|name| !name.is_empty()) {
+        hidden |= is_opaque(&fd);
         fd = match openat(&fd, name, flags, Mode::empty()) {
             Ok(next) => next,
-            Err(Errno::NOENT) if opaque => return Ok(Look::Hides),
+            Err(Errno::NOENT) if hidden => return Ok(Look::Hides),
             Err(Errno::NOENT) => return Ok(Look::Absent),
             Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Look::Hides),
             Err(error) => return Err(error.into()),
         };
-        opaque |= is_opaque(&fd);
     }
-    Ok(Look::There(fd, opaque))
+    Ok(Look::There(fd, hidden))
 }
 
 fn is_opaque(fd: &OwnedFd) -> bool {
@@ -176,8 +177,8 @@ fn read_xattrs(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     };
     let mut found = Vec::new();
     for name in names[..length].split(|b| *b == 0) {
-        let acl = name.starts_with(b"system.posix_acl_");
-        if !acl && !(name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")) {
+        let user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+        if !user && !name.starts_with(b"system.posix_acl_") {
             continue;
         }
         let mut value = vec![0u8; MAX_XATTR];

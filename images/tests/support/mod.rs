@@ -1,6 +1,6 @@
 //! A registry in this process, images built in memory, and the unpacking child as a test.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 pub mod registry;
 
@@ -90,7 +90,11 @@ pub fn header(path: &str, kind: tar::EntryType, mode: u32, link: &str, size: u64
 }
 
 pub fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip_at(data, flate2::Compression::fast())
+}
+
+pub fn gzip_at(data: &[u8], level: flate2::Compression) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
