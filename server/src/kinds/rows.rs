@@ -1,0 +1,282 @@
+//! The rows.
+
+use super::cluster::PLAIN;
+use super::{Kind, Storage, SubKind, Subresource, cluster, event, node, pod, service, workload};
+
+const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
+
+const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Subresource {
+    Subresource { name: "status", sub: SubKind::Status, group, version, kind, verbs: STATUS_VERBS }
+}
+
+const SCALE: Subresource = Subresource {
+    name: "scale",
+    sub: SubKind::Scale,
+    group: "autoscaling",
+    version: "v1",
+    kind: "Scale",
+    verbs: STATUS_VERBS,
+};
+
+const fn pod_sub(name: &'static str, sub: SubKind, kind: &'static str, verbs: &'static [&'static str]) -> Subresource {
+    Subresource { name, sub, group: "", version: "v1", kind, verbs }
+}
+
+const EVICTION: Subresource = Subresource {
+    name: "eviction",
+    sub: SubKind::Eviction,
+    group: "policy",
+    version: "v1",
+    kind: "Eviction",
+    verbs: &["create"],
+};
+
+/// A namespaced core kind without anything special, to be changed by `..`.
+const CORE: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short: &[],
+    categories: &[],
+    namespaced: true,
+    generation: false,
+    sealed: false,
+    grace: None,
+    subresources: &[],
+    storage: Storage { resource: "", group: "", version: "v1", convert: None },
+    columns: &[cluster::NAME, cluster::AGE],
+    cells: |view, moment| vec![cluster::name(view), cluster::created(view, moment)],
+    selectable: &[],
+    rules: PLAIN,
+};
+
+const fn own(resource: &'static str, group: &'static str, version: &'static str) -> Storage {
+    Storage { resource, group, version, convert: None }
+}
+
+/// Fields by which events can be selected, in the words of core/v1.
+const EVENT_FIELDS: &[&str] = &[
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
+];
+
+const EVENT: Kind = Kind {
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short: &["ev"],
+    storage: own("events", "", "v1"),
+    columns: event::COLUMNS,
+    cells: event::cells,
+    selectable: EVENT_FIELDS,
+    rules: event::RULES,
+    ..CORE
+};
+
+pub(super) static ROWS: &[Kind] = &[
+    Kind {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        short: &["cm"],
+        storage: own("configmaps", "", "v1"),
+        columns: cluster::CONFIG_MAP_COLUMNS,
+        cells: cluster::config_map_cells,
+        ..CORE
+    },
+    Kind {
+        kind: "Endpoints",
+        plural: "endpoints",
+        singular: "endpoints",
+        short: &["ep"],
+        storage: own("endpoints", "", "v1"),
+        columns: service::ENDPOINTS_COLUMNS,
+        cells: service::endpoints_cells,
+        ..CORE
+    },
+    EVENT,
+    Kind {
+        kind: "Namespace",
+        plural: "namespaces",
+        singular: "namespace",
+        short: &["ns"],
+        namespaced: false,
+        subresources: &[
+            Subresource {
+                name: "finalize",
+                sub: SubKind::Status,
+                group: "",
+                version: "v1",
+                kind: "Namespace",
+                verbs: &["update"],
+            },
+            status("", "v1", "Namespace"),
+        ],
+        storage: own("namespaces", "", "v1"),
+        columns: cluster::NAMESPACE_COLUMNS,
+        cells: cluster::namespace_cells,
+        selectable: &["status.phase"],
+        rules: cluster::NAMESPACE,
+        ..CORE
+    },
+    Kind {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short: &["no"],
+        namespaced: false,
+        subresources: &[status("", "v1", "Node")],
+        storage: own("nodes", "", "v1"),
+        columns: node::COLUMNS,
+        cells: node::cells,
+        selectable: &["spec.unschedulable"],
+        rules: node::RULES,
+        ..CORE
+    },
+    Kind {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short: &["po"],
+        categories: &["all"],
+        generation: true,
+        grace: Some(30),
+        subresources: &[
+            pod_sub("binding", SubKind::Binding, "Binding", &["create"]),
+            EVICTION,
+            pod_sub("exec", SubKind::Exec, "PodExecOptions", &["create", "get"]),
+            pod_sub("log", SubKind::Log, "Pod", &["get"]),
+            status("", "v1", "Pod"),
+        ],
+        storage: own("pods", "", "v1"),
+        columns: pod::COLUMNS,
+        cells: pod::cells,
+        selectable: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
+        rules: pod::RULES,
+        ..CORE
+    },
+    Kind {
+        kind: "Secret",
+        plural: "secrets",
+        singular: "secret",
+        sealed: true,
+        storage: own("secrets", "", "v1"),
+        columns: cluster::SECRET_COLUMNS,
+        cells: cluster::secret_cells,
+        selectable: &["type"],
+        rules: cluster::SECRET,
+        ..CORE
+    },
+    Kind {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short: &["sa"],
+        storage: own("serviceaccounts", "", "v1"),
+        columns: cluster::SERVICE_ACCOUNT_COLUMNS,
+        cells: cluster::service_account_cells,
+        ..CORE
+    },
+    Kind {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short: &["svc"],
+        categories: &["all"],
+        subresources: &[status("", "v1", "Service")],
+        storage: own("services", "", "v1"),
+        columns: service::COLUMNS,
+        cells: service::cells,
+        selectable: &["spec.clusterIP", "spec.type"],
+        rules: service::RULES,
+        ..CORE
+    },
+    Kind {
+        group: "apps",
+        kind: "Deployment",
+        plural: "deployments",
+        singular: "deployment",
+        short: &["deploy"],
+        categories: &["all"],
+        generation: true,
+        subresources: &[SCALE, status("apps", "v1", "Deployment")],
+        storage: own("deployments.apps", "apps", "v1"),
+        columns: workload::DEPLOYMENT_COLUMNS,
+        cells: workload::deployment_cells,
+        rules: workload::RULES,
+        ..CORE
+    },
+    Kind {
+        group: "apps",
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        singular: "replicaset",
+        short: &["rs"],
+        categories: &["all"],
+        generation: true,
+        subresources: &[SCALE, status("apps", "v1", "ReplicaSet")],
+        storage: own("replicasets.apps", "apps", "v1"),
+        columns: workload::REPLICA_SET_COLUMNS,
+        cells: workload::replica_set_cells,
+        selectable: &["status.replicas"],
+        rules: workload::RULES,
+        ..CORE
+    },
+    Kind {
+        group: "coordination.k8s.io",
+        kind: "Lease",
+        plural: "leases",
+        singular: "lease",
+        storage: own("leases.coordination.k8s.io", "coordination.k8s.io", "v1"),
+        columns: cluster::LEASE_COLUMNS,
+        cells: cluster::lease_cells,
+        rules: cluster::LEASE,
+        ..CORE
+    },
+    Kind {
+        group: "discovery.k8s.io",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        singular: "endpointslice",
+        generation: true,
+        storage: own("endpointslices.discovery.k8s.io", "discovery.k8s.io", "v1"),
+        columns: service::SLICE_COLUMNS,
+        cells: service::slice_cells,
+        ..CORE
+    },
+    Kind {
+        group: "events.k8s.io",
+        storage: Storage { resource: "events", group: "", version: "v1", convert: Some(event::NEW_FACE) },
+        cells: event::new_cells,
+        selectable: &[
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "reason",
+            "reportingController",
+            "type",
+        ],
+        ..EVENT
+    },
+];
