@@ -42,6 +42,8 @@ pub enum SubKind {
     Status,
     /// autoscaling/v1 Scale over `spec.replicas`.
     Scale,
+    /// Writes touch a namespace's `spec.finalizers` alone.
+    Finalize,
     /// Sets `spec.nodeName` of a pod, once.
     Binding,
     /// Deletes the pod as `policy/v1` Eviction asks.

@@ -115,7 +115,7 @@ pub(super) static ROWS: &[Kind] = &[
         subresources: &[
             Subresource {
                 name: "finalize",
-                sub: SubKind::Status,
+                sub: SubKind::Finalize,
                 group: "",
                 version: "v1",
                 kind: "Namespace",
