@@ -3,6 +3,7 @@
 
 mod accept;
 pub mod authz;
+mod body;
 mod list;
 pub mod object;
 mod query;
@@ -12,6 +13,7 @@ mod select;
 pub mod stream;
 mod table;
 mod watch;
+mod write;
 
 use std::sync::Arc;
 

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 pub use human::age;
 pub use view::View;
+pub use workload::selector;
 
 /// A column of `kubectl get`.
 #[derive(Clone, Copy, Debug)]
