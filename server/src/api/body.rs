@@ -1,6 +1,7 @@
 //! Request bodies: JSON, YAML and protobuf into one value.
 
 use coracle_shared::api::json::{self, Limits, Parsed};
+use coracle_shared::api::protobuf;
 use coracle_shared::api::status::Status;
 use serde_json::Value;
 
@@ -44,8 +45,10 @@ fn read_yaml(bytes: &[u8]) -> Result<Parsed, Status> {
     read_json(&text)
 }
 
-fn read_protobuf(_: &[u8]) -> Result<Parsed, Status> {
-    Err(Status::unsupported_media_type(SUPPORTED))
+/// Typed clients send protobuf and read JSON.
+fn read_protobuf(bytes: &[u8]) -> Result<Parsed, Status> {
+    let decoded = protobuf::decode(bytes, None).map_err(|e| Status::bad_request(format!("error decoding: {e}")))?;
+    Ok(Parsed { value: decoded.value, duplicates: Vec::new() })
 }
 
 #[cfg(test)]
@@ -70,6 +73,8 @@ mod tests {
             ("application/yaml", b"a: [1"),
             ("application/yaml", b"a: 1\na: 2\n"),
             ("application/yaml", b"\xff"),
+            (PROTOBUF, b"k8s\0\xff\xff\xff"),
+            (PROTOBUF, b"{}"),
         ] {
             assert_eq!(object(kind, bytes).expect_err("nonsense").code, 400, "{bytes:?}");
         }

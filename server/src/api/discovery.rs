@@ -112,9 +112,7 @@ fn aggregate_resource(kind: &Kind) -> Value {
     let subresources: Vec<Value> = kind
         .subresources
         .iter()
-        .map(|s| {
-            json!({"subresource": s.name, "responseKind": gvk(s.group, s.version, s.kind), "verbs": s.verbs})
-        })
+        .map(|s| json!({"subresource": s.name, "responseKind": gvk(s.group, s.version, s.kind), "verbs": s.verbs}))
         .collect();
     let mut entry = json!({"resource": kind.plural, "responseKind": gvk(kind.group, kind.version, kind.kind),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": kind.singular,
@@ -137,10 +135,7 @@ mod tests {
     #[test]
     fn the_form_follows_what_is_accepted() {
         let new = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList;profile=nopeer,application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-        assert_eq!(
-            aggregated(Some(new)),
-            Some("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
-        );
+        assert_eq!(aggregated(Some(new)), Some("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"));
         assert_eq!(aggregated(Some("application/json, */*")), None);
         assert_eq!(aggregated(None), None);
     }

@@ -37,7 +37,8 @@ impl Patch {
             STRATEGIC => How::Strategic,
             APPLY => {
                 let mut status = Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC]);
-                status.message = "server-side apply is not supported by this server: use kubectl apply without --server-side".into();
+                status.message =
+                    "server-side apply is not supported by this server: use kubectl apply without --server-side".into();
                 return Err(status);
             }
             _ => return Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),

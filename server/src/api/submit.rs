@@ -108,4 +108,3 @@ impl Submit for Api {
         Box::pin(async move { self.take(who, write).await.map_err(refusal) })
     }
 }
-

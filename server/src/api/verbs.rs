@@ -1,6 +1,5 @@
 //! What a request asks of an object or a collection, and the answer.
 
-
 use coracle_shared::api::json::Parsed;
 use coracle_shared::api::status::Status;
 use coracle_shared::api::table::{TypeId, schema};
@@ -237,4 +236,3 @@ fn delete_body(ask: &Ask<'_>, bytes: &Bytes) -> Result<Value, Status> {
         false => Ok(body::object(ask.content_type, bytes)?.value),
     }
 }
-

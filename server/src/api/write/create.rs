@@ -36,7 +36,8 @@ impl Writer {
             let name = View(&object).text(&["metadata", "name"]).to_owned();
             let key = key(&Target { name: name.clone(), ..call.target.clone() });
             let change = put(call, &key, None, &object);
-            let written = |change: &Change, revision| Written { item: item_of(change, revision), warnings: warnings.clone() };
+            let written =
+                |change: &Change, revision| Written { item: item_of(change, revision), warnings: warnings.clone() };
             let taken = || match generate {
                 true => Status::generate_name_conflict(resource(kind), &name),
                 false => Status::already_exists(resource(kind), &name),

@@ -13,6 +13,7 @@ use coracle_shared::api::json::Parsed;
 use coracle_shared::api::status::{GroupKind, Status};
 use coracle_shared::api::table::{TypeId, schema};
 use coracle_shared::api::validate::{self, Mode};
+use coracle_shared::api::{canonical, defaults};
 use coracle_shared::desired::Cidr;
 use coracle_shared::submit::Identity;
 use coracle_store::{Change, CommitError, Item, Revision, Store};
@@ -93,6 +94,8 @@ fn shape(kind: &'static Kind, parsed: Parsed, mode: Mode) -> Result<(Value, Vec<
     let id = type_id(kind);
     let warnings =
         validate::fields(id, &mut value, &duplicates, mode).map_err(|e| e.status(kind.kind, kind.version))?;
+    canonical::object(id, &mut value);
+    defaults::apply(id, &mut value);
     if !value["metadata"].is_object() {
         value["metadata"] = Value::Object(serde_json::Map::new());
     }

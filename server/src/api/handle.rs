@@ -1,0 +1,123 @@
+//! From a request to its answer: route, authorize, read the body, act.
+
+use std::time::Duration;
+
+use coracle_shared::api::status::Status;
+use futures_lite::FutureExt as _;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{ACCEPT, AsHeaderName, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH};
+use hyper::{Method, Request};
+
+use super::Api;
+use super::body::MAX_BODY;
+use super::documents::{self, Wish};
+use super::http::Client;
+use super::query::Query;
+use super::reply::{self, Reply};
+use super::route::{self, Route, Target};
+use super::select::Selection;
+use super::verbs::{Ask, verb};
+use crate::kinds::SubKind;
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// The longest path and query that is looked at.
+const MAX_URI: usize = 64 << 10;
+
+/// Answers a request. Every refusal is a Status.
+pub async fn handle(api: &Api, client: &Client, request: Request<Incoming>) -> Reply {
+    match answer(api, client, request).await {
+        Ok(reply) => reply,
+        Err(status) => reply::refuse(&status),
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: impl AsHeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+async fn answer(api: &Api, client: &Client, request: Request<Incoming>) -> Result<Reply, Status> {
+    let uri = request.uri();
+    if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URI {
+        return Err(Status::bad_request("the request's path and query are too long"));
+    }
+    let path = uri.path().to_owned();
+    let Some(route) = route::parse(&path) else {
+        return Err(not_there(client, request.method(), &path));
+    };
+    match route {
+        Route::Object(target) => object(api, client, target, request).await,
+        route => {
+            documents::authorize(&client.who, &route, request.method(), &path)?;
+            let headers = request.headers();
+            let wish = Wish { accept: header(headers, ACCEPT), if_none_match: header(headers, IF_NONE_MATCH) };
+            api.document(&route, request.method(), wish)
+        }
+    }
+}
+
+/// Strangers do not learn what is there.
+fn not_there(client: &Client, method: &Method, path: &str) -> Status {
+    match documents::authorize(&client.who, &Route::Root, method, path) {
+        Ok(()) => Status::no_such_path(),
+        Err(status) => status,
+    }
+}
+
+async fn object(api: &Api, client: &Client, target: Target, mut request: Request<Incoming>) -> Result<Reply, Status> {
+    let method = request.method().clone();
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let headers = request.headers().clone();
+    let verb = verb(&method, &target, &query)?;
+    let selection = Selection::parse(target.kind, &query)?;
+    let ask = Ask {
+        who: &client.who,
+        method: &method,
+        target,
+        query,
+        accept: header(&headers, ACCEPT),
+        content_type: header(&headers, CONTENT_TYPE).unwrap_or_default(),
+    };
+    api.authorize(&client.who, &ask.attributes(verb, &selection))?;
+    match ask.target.sub.map(|s| s.sub) {
+        Some(SubKind::Log) => api.logs(&ask.target, &ask.query).await,
+        Some(SubKind::Exec) => api.exec(&ask.target, &ask.query, client, &mut request).await,
+        _ => {
+            let bytes = read(request).await?;
+            api.act(ask, verb, selection, &bytes).await
+        }
+    }
+}
+
+/// Reads a body within its bounds of size and time.
+async fn read(request: Request<Incoming>) -> Result<Bytes, Status> {
+    let announced = header(request.headers(), CONTENT_LENGTH).and_then(|l| l.parse::<usize>().ok());
+    if announced.is_some_and(|l| l > MAX_BODY) {
+        return Err(Status::too_large(MAX_BODY));
+    }
+    if request.body().is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let whole = async {
+        let mut body = request.into_body();
+        let mut bytes = Vec::with_capacity(announced.unwrap_or_default());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| Status::bad_request(format!("the request's body broke off: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_BODY {
+                return Err(Status::too_large(MAX_BODY));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Bytes::from(bytes))
+    };
+    let late = async {
+        smol::Timer::after(BODY_TIME).await;
+        let mut status = Status::bad_request("the request's body did not arrive in time");
+        (status.code, status.reason) = (408, "Timeout");
+        Err(status)
+    };
+    whole.or(late).await
+}

@@ -1,0 +1,196 @@
+//! The listener: TLS, HTTP/1.1 and HTTP/2, and the bounds on connections.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_net::{TcpListener, TcpStream};
+use coracle_shared::submit::Identity;
+use futures_lite::FutureExt as _;
+use futures_rustls::TlsAcceptor;
+use futures_rustls::server::TlsStream;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::service::service_fn;
+use rustls::ServerConfig;
+use smol::Executor;
+use smol_hyper::rt::{FuturesIo, SmolExecutor, SmolTimer};
+
+use super::Api;
+use super::authz::anonymous;
+use super::handle::handle;
+use super::patient::{Busy, IDLE, Patience, Patient, STALL, Work};
+use super::reply::{Cut, Payload};
+use crate::pki::Peer;
+
+/// Connections at once; more are closed as they come.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long the head of a request may take over HTTP/1.1.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Bytes of headers in a request.
+const MAX_HEAD: usize = 64 << 10;
+
+/// Requests at once on one HTTP/2 connection: a client's informers share one.
+const MAX_STREAMS: u32 = 1000;
+
+/// What one HTTP/2 stream may have unsent.
+const MAX_UNSENT: usize = 128 << 10;
+
+/// Silence after which the kernel asks whether the other side is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// How long accepting pauses when the process has no more files to open.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is at the other end of a connection.
+pub struct Client {
+    pub who: Identity,
+    /// Requests under way; an upgraded stream holds one as long as it lives.
+    pub work: Work,
+}
+
+/// Serves the API on a listener until dropped.
+pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<ServerConfig>, executor: Arc<Executor<'static>>) {
+    let acceptor = TlsAcceptor::from(tls);
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(_) => {
+                smol::Timer::after(PAUSE).await;
+                continue;
+            }
+        };
+        if open.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
+            continue;
+        }
+        let place = Place::take(&open);
+        let (api, acceptor, spawner) = (api.clone(), acceptor.clone(), executor.clone());
+        let connection = async move {
+            let _place = place;
+            // What goes wrong with one connection is its client's to see.
+            let _ = connect(api, socket, acceptor, spawner).await;
+        };
+        executor.spawn(connection).detach();
+    }
+}
+
+/// A place among the open connections.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Place {
+        open.fetch_add(1, Ordering::Relaxed);
+        Place(open.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connect(
+    api: Arc<Api>,
+    socket: TcpStream,
+    acceptor: TlsAcceptor,
+    executor: Arc<Executor<'static>>,
+) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(&socket, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE)?;
+    let late = async {
+        smol::Timer::after(HANDSHAKE).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    let stream = acceptor.accept(socket).or(late).await?;
+    let who = identify(&stream)?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let client = Arc::new(Client { who, work: Work::default() });
+    let patience = Patience { idle: IDLE, stall: STALL };
+    let io = FuturesIo::new(Patient::new(stream, client.work.clone(), patience));
+    let service = service_fn(move |request| {
+        let (api, client) = (api.clone(), client.clone());
+        async move {
+            let busy = client.work.begin();
+            let reply = handle(&api, &client, request).await;
+            Ok::<_, Infallible>(reply.map(|payload| Answer { payload, _busy: busy }))
+        }
+    });
+    let served = match http2 {
+        true => http2_builder(executor).serve_connection(io, service).await,
+        false => http1_builder().serve_connection(io, service).with_upgrades().await,
+    };
+    served.map_err(io::Error::other)
+}
+
+fn http1_builder() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(SmolTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD).half_close(true);
+    builder
+}
+
+fn http2_builder(executor: Arc<Executor<'static>>) -> hyper::server::conn::http2::Builder<Spawner> {
+    let mut builder = hyper::server::conn::http2::Builder::new(SmolExecutor::new(Handle(executor)));
+    builder
+        .timer(SmolTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_UNSENT)
+        .max_header_list_size(MAX_HEAD as u32);
+    builder
+}
+
+type Spawner = SmolExecutor<Handle>;
+
+/// The executor as hyper's adapter wants it.
+#[derive(Clone)]
+struct Handle(Arc<Executor<'static>>);
+
+impl AsRef<Executor<'static>> for Handle {
+    fn as_ref(&self) -> &Executor<'static> {
+        &self.0
+    }
+}
+
+/// Who the client's certificate names; without one, nobody in particular.
+fn identify(stream: &TlsStream<TcpStream>) -> io::Result<Identity> {
+    let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) else {
+        return Ok(anonymous());
+    };
+    let peer = Peer::from_certificate(certificate).map_err(io::Error::other)?;
+    let mut groups = peer.groups;
+    groups.push("system:authenticated".into());
+    Ok(Identity { user: peer.user, groups })
+}
+
+/// An answer that counts as a request under way until it is sent.
+struct Answer {
+    payload: Payload,
+    _busy: Busy,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Pin::new(&mut self.payload).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.payload.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.payload.size_hint()
+    }
+}
