@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -48,7 +49,11 @@ fn print(figure: &str, seconds: f64, target: f64) {
 
 fn measure() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::temp_dir().join(format!("coracle-services-bench-{}", std::process::id()));
-    let network = Network::new(NetworkConfig { runtime_dir: directory.clone(), uplink: Some("bench0".into()) })?;
+    let network = Network::new(NetworkConfig {
+        runtime_dir: directory.clone(),
+        uplink: Some("bench0".into()),
+        dns_program: None,
+    })?;
     let cidr = |a, b, prefix| Cidr { address: Ipv4Addr::new(10, a, b, 0), prefix };
     network.configure(&NodeConfig {
         pod_cidr: Some(cidr(42, 1, 24)),

@@ -11,6 +11,7 @@
 //! All calls block for at most a few milliseconds of system calls (tens when a namespace has to be
 //! made because none is in stock): call them on the blocking pool.
 
+mod dns;
 mod error;
 mod netlink;
 mod netns;
@@ -23,15 +24,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use coracle_shared::desired::{Cidr, NodeConfig, RouteItem, ServiceItem};
 use coracle_shared::ids::PodUid;
 
+pub use dns::{NamesState, child_main};
 pub use error::NetworkError;
 pub use netlink::NetlinkError;
 pub use netns::enter;
 
+use dns::feed::{Feed, Process};
+use dns::zone::Source;
 use netlink::Socket;
 use netlink::route::{PROTOCOL, Route, Scope};
 use nft::table;
@@ -50,6 +55,20 @@ pub struct NetworkConfig {
     /// The interface that leads to the other nodes; `None` takes that of the default route, or else
     /// the first one with an address.
     pub uplink: Option<String>,
+    /// The agent's own program, started as `PROGRAM dns-child …` to answer names; `None` leaves names
+    /// unanswered.
+    pub dns_program: Option<PathBuf>,
+    /// Names the resolvers for what is not the cluster's; read when needed, so that it may change.
+    pub resolv_conf: PathBuf,
+}
+
+impl NetworkConfig {
+    /// The usual: uplink by the default route, names answered by `program` (the agent's own) with the
+    /// resolvers of `/etc/resolv.conf`.
+    pub fn new(runtime_dir: PathBuf, program: PathBuf) -> Self {
+        let resolv_conf = "/etc/resolv.conf".into();
+        NetworkConfig { runtime_dir, uplink: None, dns_program: Some(program), resolv_conf }
+    }
 }
 
 /// How a pod is connected.
@@ -82,8 +101,6 @@ struct Shared {
     config: NetworkConfig,
     records: Records,
     state: Mutex<State>,
-    /// Held while the stock is being filled, so that it is filled once.
-    filling: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -94,11 +111,16 @@ struct State {
     stock: BTreeSet<Ipv4Addr>,
     /// The address of a namespace that is being made for the stock.
     making: Option<Ipv4Addr>,
+    /// Whether the stock is being filled, so that it is filled once.
+    filling: bool,
+    /// The thread that fills it, or did.
+    filler: Option<JoinHandle<()>>,
     /// What the packet filter holds; `None` until it was loaded by this process.
     tables: Option<Tables>,
     /// Stays open: closing it makes the kernel wait until what was replaced is freed, which takes
     /// longer than a change.
     filter: Option<Socket>,
+    names: Option<Feed>,
 }
 
 impl State {
@@ -148,7 +170,7 @@ impl Network {
                 true => netns::unpin(&pin).map_err(NetworkError::path(&pin))?,
             }
         }
-        let shared = Shared { config, records, state: Mutex::new(state), filling: Mutex::new(()) };
+        let shared = Shared { config, records, state: Mutex::new(state) };
         Ok(Network { shared: Arc::new(shared) })
     }
 
@@ -189,6 +211,7 @@ impl Network {
         let changed = state.node.as_ref().is_some_and(|(before, _)| before != config);
         state.node = Some((config.clone(), uplink));
         self.load_skeleton(&mut state, config, changed)?;
+        self.answer_names(&mut state, config)?;
         drop(state);
         self.drop_foreign_stock()?;
         self.fill_stock();
@@ -210,6 +233,38 @@ impl Network {
         }
         state.filter = Some(filter);
         Ok(())
+    }
+
+    /// Sees to it that names are answered at the DNS address.
+    fn answer_names(&self, state: &mut State, node: &NodeConfig) -> Result<(), NetworkError> {
+        let Some(program) = &self.shared.config.dns_program else { return Ok(()) };
+        if let Some(elsewhere) = state.names.take_if(|names| names.address() != node.dns_ip) {
+            elsewhere.quit();
+        }
+        if state.names.is_none() {
+            let config = &self.shared.config;
+            let process = Process {
+                program: program.clone(),
+                runtime_dir: config.runtime_dir.clone(),
+                address: node.dns_ip,
+                resolv_conf: config.resolv_conf.clone(),
+            };
+            let started = Feed::start(process);
+            state.names = Some(started.map_err(|source| NetworkError::Io { what: "names".into(), source })?);
+        }
+        Ok(())
+    }
+
+    /// How the answering of names stands.
+    pub fn names(&self) -> NamesState {
+        self.state().names.as_ref().map_or(NamesState::Starting, Feed::names_state)
+    }
+
+    /// Waits until the names of the last [`set_services`](Self::set_services) are answered, at most so
+    /// long; says how it stands then.
+    pub fn wait_for_names(&self, at_most: Duration) -> NamesState {
+        let waiter = self.state().names.as_ref().map(Feed::waiter);
+        waiter.map_or(NamesState::Starting, |waiter| waiter.wait(at_most))
     }
 
     /// Removes from the stock what is not of the pod network (any more).
@@ -288,7 +343,8 @@ impl Network {
         self.state().attached.iter().map(with_pin).collect()
     }
 
-    /// Makes these the services that are reachable from the node and its pods, in one transaction.
+    /// Makes these the services that are reachable from the node and its pods, in one transaction,
+    /// and their names those that are answered.
     /// Whole desired state; only the difference to the last call is sent to the kernel.
     ///
     /// # Errors
@@ -307,6 +363,9 @@ impl Network {
         }
         state.tables = Some(new);
         state.filter = Some(filter);
+        if let Some(names) = &state.names {
+            names.set(Source::new(&node.domain, vec![node.service_cidr, node.cluster_cidr], services));
+        }
         Ok(())
     }
 
@@ -342,17 +401,22 @@ impl Network {
     /// Takes everything back: pods, stock, routes, services, the DNS address, settings. For a node that
     /// leaves the cluster; a restart of the agent must not call it. Goes on over errors.
     pub fn teardown(&self) -> Result<(), NetworkError> {
-        let _not_filling = self.shared.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        // From here on nothing is made any more.
+        let node = self.state().node.take();
+        self.wait_for_stock();
         let mut results: Vec<Result<(), NetworkError>> = Vec::new();
         for uid in self.attachments().into_keys() {
             results.push(self.detach(&uid));
         }
         let mut state = self.state();
+        if let Some(names) = state.names.take() {
+            names.quit();
+        }
         let records = &self.shared.records;
         for address in std::mem::take(&mut state.stock) {
             results.push(veth::remove(&records.stock_pin(address), address));
         }
-        if let Some((config, uplink)) = state.node.take() {
+        if let Some((config, uplink)) = node {
             results.push(clear_node(&config, &uplink).map_err(NetworkError::link("clear routes")));
         }
         state.tables = None;
@@ -364,20 +428,36 @@ impl Network {
 
     /// Fills the stock in the background; does nothing when that is under way.
     fn fill_stock(&self) {
+        let mut state = self.state();
+        if state.filling {
+            return;
+        }
         let network = self.clone();
+        let fill = move || while network.add_to_stock() {};
         // Without a thread a pod's start makes its namespace itself: slower, not wrong.
-        let _ = thread::Builder::new().name("netns-stock".into()).spawn(move || {
-            let Ok(_filling) = network.shared.filling.try_lock() else { return };
-            while network.add_to_stock() {}
-        });
+        state.filler = thread::Builder::new().name("netns-stock".into()).spawn(fill).ok();
+        state.filling = state.filler.is_some();
+    }
+
+    /// Waits until the stock is full, or as full as it gets.
+    pub fn wait_for_stock(&self) {
+        let filler = self.state().filler.take();
+        if let Some(filler) = filler {
+            // A panic there was reported there.
+            let _ = filler.join();
+        }
     }
 
     /// Makes one more namespace for the stock. False when there are enough, or none can be made: then
     /// the pod that needs one reports why.
     fn add_to_stock(&self) -> bool {
         let mut state = self.state();
-        let Ok((cidr, uplink)) = state.configured() else { return false };
-        let Some(address) = plan::lowest_free(cidr, &state.used()).filter(|_| state.stock.len() < STOCK) else {
+        let free = state.configured().ok().filter(|_| state.stock.len() < STOCK).and_then(|(cidr, uplink)| {
+            let address = plan::lowest_free(cidr, &state.used())?;
+            Some((address, uplink))
+        });
+        let Some((address, uplink)) = free else {
+            state.filling = false;
             return false;
         };
         state.making = Some(address);
@@ -387,6 +467,8 @@ impl Network {
         state.making = None;
         if made {
             state.stock.insert(address);
+        } else {
+            state.filling = false;
         }
         made
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use coracle_shared::desired::Cidr;
 
@@ -15,6 +16,10 @@ use super::{Uplink, netns};
 
 /// The name of the pod's interface inside the pod.
 pub(crate) const POD_INTERFACE: &str = "eth0";
+
+/// How long a veth may take until packets pass: milliseconds, but the kernel's queue for such work is
+/// one, and removing many namespaces holds it up.
+const LINK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes the namespace at `pin` and connects it under `address`. Undone when a step fails.
 pub(crate) fn make(pin: &Path, address: Ipv4Addr, uplink: &Uplink) -> Result<(), NetworkError> {
@@ -36,8 +41,13 @@ pub(crate) fn make(pin: &Path, address: Ipv4Addr, uplink: &Uplink) -> Result<(),
             // A leftover of a crash between veth and pin would be in the way.
             node.delete_link(&name).map_err(NetworkError::link(format!("remove old {name}")))?;
             node.add_veth(&veth).map_err(NetworkError::link(format!("make {name}")))?;
-            inside(&mut pod, address)?;
-            outside(&mut node, &name, address, uplink)
+            let events = Socket::link_events().map_err(NetworkError::link("link events in the pod"))?;
+            let index = inside(&mut pod, address)?;
+            outside(&mut node, &name, address, uplink)?;
+            // The kernel opens the first end's queue in the background after the second came up; until
+            // then it drops the pod's packets.
+            let until = Instant::now() + LINK_PATIENCE;
+            pod.wait_until_operating(index, events, until).map_err(NetworkError::link(format!("wait for {name}")))
         },
     );
     if made.is_err() {
@@ -48,7 +58,8 @@ pub(crate) fn make(pin: &Path, address: Ipv4Addr, uplink: &Uplink) -> Result<(),
 }
 
 /// The pod's end: everything goes to the gateway, whose link-layer address is known.
-fn inside(pod: &mut Socket, address: Ipv4Addr) -> Result<(), NetworkError> {
+/// Returns the interface's index.
+fn inside(pod: &mut Socket, address: Ipv4Addr) -> Result<u32, NetworkError> {
     // Ports below 1024 are free for everyone in a namespace that is the pod's own: images that run as
     // an ordinary user listen on 80, and other runtimes let them.
     let ports = Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start");
@@ -64,7 +75,8 @@ fn inside(pod: &mut Socket, address: Ipv4Addr) -> Result<(), NetworkError> {
             Route { to: host(GATEWAY), link: index, via: None, source: None, onlink: false, protocol: PROTOCOL };
         pod.set_route(&route)?;
         let all = Cidr { address: Ipv4Addr::UNSPECIFIED, prefix: 0 };
-        pod.set_route(&Route { to: all, via: Some(GATEWAY), source: Some(address), onlink: true, ..route })
+        pod.set_route(&Route { to: all, via: Some(GATEWAY), source: Some(address), onlink: true, ..route })?;
+        Ok(index)
     };
     set_up(pod).map_err(NetworkError::link(format!("set up {POD_INTERFACE} of {address}")))
 }

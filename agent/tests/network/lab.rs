@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use coracle_agent::network::{Attachment, Network, NetworkConfig, enter};
+use coracle_agent::network::{Attachment, NamesState, Network, NetworkConfig, enter};
 use coracle_shared::desired::{Backend, Cidr, NodeConfig, Protocol, RouteItem, ServiceItem, ServicePort};
 use coracle_shared::ids::PodUid;
 
@@ -54,6 +55,9 @@ impl Lab {
     /// `nodes` nodes, configured and with routes to each other. Needs root.
     pub fn new(nodes: u8) -> Lab {
         let dir = tempfile::tempdir().expect("a directory");
+        // The DNS process is nobody and reads its resolvers here.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+        fs::write(dir.path().join("resolv.conf"), format!("nameserver {OUTSIDE}\n")).expect("resolv.conf");
         let outside = namespace(dir.path(), "outside");
         sh(&inside(&outside, "ip link add br0 type bridge; ip addr add 172.30.0.254/24 dev br0; ip link set br0 up"));
         let mut lab = Lab { dir, outside, nodes: Vec::new() };
@@ -89,6 +93,7 @@ impl Lab {
     pub fn serve(&self, services: &[ServiceItem]) {
         for node in &self.nodes {
             node.run(|n| n.set_services(services).expect("services"));
+            assert_eq!(node.network.wait_for_names(PATIENCE), NamesState::Serving);
         }
     }
 
@@ -113,9 +118,9 @@ impl Drop for Lab {
         for node in &self.nodes {
             // After a failed assertion; otherwise there is nothing to do.
             let _ = enter(&node.pin, || node.network.teardown());
-            let _ = Command::new("umount").arg(&node.pin).status();
+            let _ = Command::new("umount").arg("-l").arg(&node.pin).status();
         }
-        let _ = Command::new("umount").arg(&self.outside).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.outside).status();
     }
 }
 
@@ -131,6 +136,7 @@ impl Node {
 
     /// The agent is gone and comes back.
     pub fn restart(&mut self) {
+        self.network.wait_for_stock();
         self.network = open(&self.pin, &self.runtime);
     }
 
@@ -162,7 +168,10 @@ impl Node {
 }
 
 fn open(pin: &Path, runtime: &Path) -> Network {
-    let config = NetworkConfig { runtime_dir: runtime.to_owned(), uplink: None };
+    let config = NetworkConfig {
+        resolv_conf: runtime.with_file_name("resolv.conf"),
+        ..NetworkConfig::new(runtime.to_owned(), env!("CARGO_BIN_EXE_coracle-agent").into())
+    };
     enter(pin, || Network::new(config).expect("network")).expect("the node's namespace")
 }
 
@@ -235,5 +244,116 @@ pub fn service(name: &str, ip: Ipv4Addr, node_port: Option<u16>, backends: Vec<B
         external_name: None,
         affinity: None,
         ports: vec![port],
+    }
+}
+
+/// A DNS question in wire form.
+pub fn question(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.bytes());
+    }
+    message.extend([0, 0, kind as u8, 0, 1]);
+    message
+}
+
+/// The code of an answer and, when there is one, the last four bytes as an address.
+pub fn answer(message: &[u8], asked: &[u8]) -> (u8, Option<Ipv4Addr>) {
+    assert_eq!(message[..2], asked[..2], "the id");
+    assert!(message[2] & 0x80 != 0, "an answer");
+    let last: Option<[u8; 4]> = message.last_chunk().copied().filter(|_| message[7] > 0);
+    (message[3] & 15, last.map(Ipv4Addr::from))
+}
+
+/// Asks the node's DNS from inside, over UDP.
+pub fn resolve(from: &Path, name: &str) -> (u8, Option<Ipv4Addr>) {
+    let socket = enter(from, || UdpSocket::bind("0.0.0.0:0")).expect("entered").expect("bound");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let asked = question(0x4321, name, 1);
+    let mut buffer = [0; 1500];
+    socket.send_to(&asked, (DNS, 53)).expect("sent");
+    let (length, server) = socket.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(server.ip(), DNS);
+    answer(&buffer[..length], &asked)
+}
+
+/// The same over TCP.
+pub fn resolve_tcp(from: &Path, name: &str) -> (u8, Option<Ipv4Addr>) {
+    let mut stream = connect(from, (DNS, 53)).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let asked = question(0x1234, name, 1);
+    let frame = [&(asked.len() as u16).to_be_bytes()[..], &asked].concat();
+    stream.write_all(&frame).expect("sent");
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).expect("a length");
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut message).expect("a message");
+    answer(&message, &asked)
+}
+
+/// Another DNS server, on the outside machine: answers every question with 192.0.2.7, each a second
+/// time with 192.0.2.8 under a wrong id before it.
+pub struct Upstream {
+    udp: Arc<UdpSocket>,
+    tcp: Arc<TcpListener>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Upstream {
+    pub fn start(lab: &Lab) -> Upstream {
+        let sockets = enter(&lab.outside, || {
+            Ok::<_, io::Error>((UdpSocket::bind((OUTSIDE, 53))?, TcpListener::bind((OUTSIDE, 53))?))
+        });
+        let (udp, tcp) = sockets.expect("entered").expect("bound");
+        let (udp, tcp) = (Arc::new(udp), Arc::new(tcp));
+        let respond = |asked: &[u8], id_off: u8, last: u8| {
+            let end = asked.iter().skip(12).position(|b| *b == 0).expect("a name") + 12 + 5;
+            let mut message = asked[..end].to_vec();
+            message[1] ^= id_off;
+            message[2..4].copy_from_slice(&[0x81, 0x80]);
+            message[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+            message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]);
+            message
+        };
+        let of_udp = udp.clone();
+        let of_tcp = tcp.clone();
+        let threads = vec![
+            std::thread::spawn(move || {
+                let mut buffer = [0; 1500];
+                while let Ok((length, from)) = of_udp.recv_from(&mut buffer) {
+                    if length == 0 {
+                        break;
+                    }
+                    for (id_off, last) in [(1, 8), (0, 7)] {
+                        of_udp.send_to(&respond(&buffer[..length], id_off, last), from).ok();
+                    }
+                }
+            }),
+            std::thread::spawn(move || {
+                while let Ok((mut stream, _)) = of_tcp.accept() {
+                    let mut length = [0; 2];
+                    if stream.read_exact(&mut length).is_err() {
+                        continue;
+                    }
+                    let mut asked = vec![0; usize::from(u16::from_be_bytes(length))];
+                    stream.read_exact(&mut asked).expect("a question");
+                    let message = respond(&asked, 0, 9);
+                    let frame = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
+                    stream.write_all(&frame).expect("sent");
+                }
+            }),
+        ];
+        Upstream { udp, tcp, threads }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Wakes the receiver with an empty datagram.
+        let _ = rustix::net::shutdown(&*self.udp, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&*self.tcp, rustix::net::Shutdown::Both);
+        self.threads.drain(..).for_each(|thread| _ = thread.join());
     }
 }

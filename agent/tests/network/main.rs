@@ -259,3 +259,66 @@ fn nft_reads_the_table() {
     listed("masquerade");
     lab.finish();
 }
+
+const SERVFAIL: u8 = 2;
+const NXDOMAIN: u8 = 3;
+
+#[test]
+fn names_are_answered_on_the_node_and_outlive_the_agent() {
+    let mut lab = Lab::new(1);
+    let a = lab.nodes[0].attach("a");
+    lab.serve(&[service("web", VIP, None, vec![])]);
+    let web = "web.default.svc.cluster.local";
+    let node = lab.nodes[0].pin.clone();
+    for from in [&a.netns, &node] {
+        assert_eq!(resolve(from, web), (0, Some(VIP)));
+        assert_eq!(resolve_tcp(from, web), (0, Some(VIP)));
+        assert_eq!(resolve(from, "db.default.svc.cluster.local"), (NXDOMAIN, None));
+    }
+    let pid_file = lab.nodes[0].runtime.join("dns.pid");
+    let pid = || std::fs::read_to_string(&pid_file).expect("dns.pid");
+    let first = pid();
+    let status = std::fs::read_to_string(format!("/proc/{first}/status")).expect("running");
+    for line in ["Uid:\t65534\t65534\t65534\t65534", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Threads:\t1"] {
+        assert!(status.contains(line), "{line}\n{status}");
+    }
+
+    lab.nodes[0].restart();
+    assert_eq!(resolve(&a.netns, web), (0, Some(VIP)), "without an agent");
+    lab.nodes[0].run(|n| n.configure(&lab.nodes[0].config()).expect("configured"));
+    lab.serve(&[service("db", VIP, None, vec![])]);
+    assert_eq!(pid(), first, "the process is the same");
+    assert_eq!(resolve(&a.netns, web), (NXDOMAIN, None));
+    assert_eq!(resolve(&a.netns, "db.default.svc.cluster.local"), (0, Some(VIP)));
+
+    sh(&format!("kill -9 {first}"));
+    // Its end is noticed; the next process knows the names before it answers.
+    while pid() == first {
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        lab.nodes[0].network.wait_for_names(Duration::from_secs(10)),
+        coracle_agent::network::NamesState::Serving
+    );
+    assert_eq!(resolve(&a.netns, "db.default.svc.cluster.local"), (0, Some(VIP)));
+    lab.finish();
+}
+
+#[test]
+fn other_names_are_asked_of_the_nodes_resolver() {
+    let lab = Lab::new(1);
+    let a = lab.nodes[0].attach("a");
+    let mut out = service("out", VIP, None, vec![]);
+    (out.cluster_ip, out.external_name) = (None, Some("example.org".into()));
+    lab.serve(&[out]);
+    {
+        let _upstream = Upstream::start(&lab);
+        let address = |last| (0, Some(Ipv4Addr::new(192, 0, 2, last)));
+        assert_eq!(resolve(&a.netns, "example.org"), address(7), "not the one under a wrong id");
+        assert_eq!(resolve_tcp(&a.netns, "example.org"), address(9));
+        assert_eq!(resolve(&a.netns, "out.default.svc.cluster.local"), address(7), "an alias to the end");
+    }
+    assert_eq!(resolve(&a.netns, "example.org"), (SERVFAIL, None), "nobody there");
+    assert_eq!(resolve(&a.netns, "nobody.default.svc.cluster.local"), (NXDOMAIN, None));
+    lab.finish();
+}

@@ -9,7 +9,9 @@ pub(crate) mod route;
 mod tests;
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{
@@ -54,6 +56,7 @@ const NLMSG_DONE: u16 = 3;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLMSGERR_ATTR_MSG: u16 = 1;
+const RTMGRP_LINK: u32 = 1;
 const HEADER: usize = 16;
 
 /// Room for one answer datagram: the kernel fills dumps in pieces of at most 32 KiB.
@@ -238,16 +241,21 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn route() -> Result<Self, NetlinkError> {
-        Self::open(None)
+        Self::open(None, 0)
+    }
+
+    /// Also hears of every change of a link from now on.
+    pub(crate) fn link_events() -> Result<Self, NetlinkError> {
+        Self::open(None, RTMGRP_LINK)
     }
 
     pub(crate) fn netfilter() -> Result<Self, NetlinkError> {
-        Self::open(Some(NETFILTER))
+        Self::open(Some(NETFILTER), 0)
     }
 
-    fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, NetlinkError> {
+    fn open(protocol: Option<rustix::net::Protocol>, groups: u32) -> Result<Self, NetlinkError> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+        bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Socket { fd, sequence: 0, buffer: Vec::new() })
     }
 
@@ -278,6 +286,18 @@ impl Socket {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The next events, or none when there are none before `until`.
+    pub(crate) fn events(&mut self, until: Instant) -> Result<Vec<Answer>, NetlinkError> {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
+        if poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&left))? == 0 {
+            return Ok(Vec::new());
+        }
+        let length = self.receive(RecvFlags::empty())?;
+        let events = messages(&self.buffer[..length]);
+        Ok(events.map(|(kind, _, _, body)| Answer { kind, body: body.to_vec() }).collect())
     }
 
     /// Sends one request and waits for its acknowledgement.

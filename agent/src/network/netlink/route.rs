@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Instant;
 
 use coracle_shared::desired::Cidr;
 use rustix::io::Errno;
@@ -24,6 +25,7 @@ const RTM_NEWNEIGH: u16 = 28;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -33,6 +35,7 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
+const IF_OPER_UP: u8 = 6;
 const IFINFOMSG: usize = 16;
 
 const IFA_ADDRESS: u16 = 1;
@@ -75,6 +78,8 @@ pub(crate) struct Link {
     pub name: String,
     pub mtu: u32,
     pub up: bool,
+    /// Packets pass: the other end is up too, and the kernel has got round to acting on it.
+    pub operating: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +197,30 @@ impl Socket {
         self.request(message)
     }
 
+    /// Waits until packets pass the link. `events` must have been opened by
+    /// [`link_events`](Self::link_events) before the other end was set up.
+    pub(crate) fn wait_until_operating(
+        &mut self,
+        index: u32,
+        mut events: Socket,
+        until: Instant,
+    ) -> Result<(), NetlinkError> {
+        let operates = |l: &Link| l.index == index && l.operating;
+        // Asked on another socket than the events': there the answer could not be told from them.
+        if self.links()?.iter().any(operates) {
+            return Ok(());
+        }
+        loop {
+            let changes = events.events(until)?;
+            if changes.is_empty() {
+                return Err(Errno::TIMEDOUT.into());
+            }
+            if changes.iter().filter(|e| e.kind == RTM_NEWLINK).map(link).any(|l| operates(&l)) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Deletes the link; one that is not there is no error.
     pub(crate) fn delete_link(&mut self, name: &str) -> Result<(), NetlinkError> {
         let mut message = Message::new(RTM_DELLINK, 0);
@@ -290,6 +319,7 @@ fn link(answer: &Answer) -> Link {
         name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
         mtu: attrs.find_u32(IFLA_MTU).unwrap_or_default(),
         up: head_u32(answer, 8) & IFF_UP != 0,
+        operating: attrs.find(IFLA_OPERSTATE) == Some(&[IF_OPER_UP]),
     }
 }
 
