@@ -50,9 +50,9 @@ fn print(figure: &str, seconds: f64, target: f64) {
 fn measure() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::temp_dir().join(format!("coracle-services-bench-{}", std::process::id()));
     let network = Network::new(NetworkConfig {
-        runtime_dir: directory.clone(),
         uplink: Some("bench0".into()),
         dns_program: None,
+        ..NetworkConfig::new(directory.clone(), PathBuf::new())
     })?;
     let cidr = |a, b, prefix| Cidr { address: Ipv4Addr::new(10, a, b, 0), prefix };
     network.configure(&NodeConfig {
