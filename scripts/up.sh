@@ -19,6 +19,7 @@ Options of a start (kept for later ones):
   --agent-args '…'     further arguments of every coracle-agent
   --no-demo            without the demonstration
   --profile dev|release  how to build (default release)
+  --bin PATH           use the programs in this directory instead of building
   --faults             build with fault points (for tests)
   --dir DIR            state of the cluster (default .coracle in the clone)
   --port PORT          the API's port (default 6443)
@@ -29,7 +30,7 @@ Runs as root, on cgroup v1, hybrid and v2. Everything lies in DIR; /run/crclPORT
 EOF
 }
 
-mode=up target='' dir=$ROOT/.coracle demo=yes profile=release faults='' json=no
+mode=up target='' prebuilt='' dir=$ROOT/.coracle demo=yes profile=release faults='' json=no
 while [ $# -gt 0 ]; do
   case $1 in
     --nodes) WANT_NODES=${2:?--nodes needs a number}; shift ;;
@@ -38,6 +39,7 @@ while [ $# -gt 0 ]; do
     --no-demo) demo=no ;;
     --profile) profile=${2:?}; shift ;;
     --faults) faults=yes ;;
+    --bin) prebuilt=$(realpath "${2:?--bin needs a directory}"); shift ;;
     --dir) dir=$(realpath -m "${2:?}"); shift ;;
     --port) API_PORT=${2:?}; shift ;;
     --registry-port) REGISTRY_PORT=${2:?}; shift ;;
@@ -57,18 +59,28 @@ case $profile in dev | release) ;; *) die "--profile is dev or release, not ${pr
 # ---- building ----
 
 bin_is_current() {
+  [ -z "$prebuilt" ] || return 1
   [ -x "$DIR/bin/coracle-agent" ] && [ "$(cat "$DIR/bin/.built" 2>/dev/null)" = "$profile $faults" ] &&
     [ -z "$(find "$ROOT"/{Cargo.toml,Cargo.lock,shared,images,server,agent} -newer "$DIR/bin/.built" \( -name '*.rs' -o -name '*.toml' -o -name Cargo.lock -o -name '*.fields' \) -print -quit)" ]
 }
 
 build() {
+  if [ -n "$prebuilt" ]; then
+    install_programs "$prebuilt"
+    return
+  fi
   need_rust
-  local args=(--locked -p coracle-server -p coracle-cli -p coracle-agent -p coracle-pause) name out=debug
+  local args=(--locked -p coracle-server -p coracle-cli -p coracle-agent -p coracle-pause) out=debug
   [ "$profile" = release ] && args+=(--release) && out=release
   [ -n "$faults" ] && args+=(--features coracle-server/faults --features coracle-agent/faults)
   (cd "$ROOT" && cargo build "${args[@]}")
   out=$(cd "$ROOT" && cargo metadata --format-version 1 --no-deps | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/$out
-  for name in coracle-server coracle-agent coracle-pause coracle; do install_program "$out/$name" "$name"; done
+  install_programs "$out"
+}
+
+install_programs() {
+  local name
+  for name in coracle-server coracle-agent coracle-pause coracle; do install_program "$1/$name" "$name"; done
   echo "$profile $faults" >"$DIR/bin/.built"
 }
 
@@ -244,7 +256,7 @@ up() {
   say "Coracle in $DIR"
   step "install packages" install_packages iproute2 nftables skopeo docker-registry busybox-static ca-certificates gcc libc6-dev xz-utils
   [ -x "$DIR/bin/docker-registry" ] || install_program "$(command -v docker-registry)" docker-registry
-  bin_is_current || step "build (first time: some minutes)" build
+  if ! bin_is_current; then step "$([ -n "$prebuilt" ] && echo "install the programs" || echo "build (the first time: minutes)")" build; fi
   [ -x "$DIR/bin/kubectl" ] || step "fetch kubectl" fetch_kubectl
   step "network" network_up
   step "start the registry" start registry
