@@ -15,7 +15,8 @@ case ${1:-} in
 esac
 
 results=$(mktemp)
-trap 'rm -f "$results"' EXIT
+cluster=$ROOT/target/e2e
+trap 'rm -f "$results"; [ ! -e "$cluster/settings" ] || bash scripts/up.sh --dir "$cluster" --down' EXIT
 
 section() { printf '\n==== %s (%d s)\n' "$1" $SECONDS; }
 
@@ -34,6 +35,24 @@ cargo build --locked --workspace --all-targets
 section "licences and runtimes"
 bash scripts/deps.sh
 
+target_dir() { echo "${CARGO_TARGET_DIR:-$ROOT/target}"; }
+
+# The system tests' cluster: beside whatever runs on this machine, from the programs just built.
+cluster_up() {
+  section "a cluster of two nodes"
+  export CORACLE_E2E=$cluster CORACLE_KUBECTLS=$ROOT/target/kubectls
+  local minor
+  for minor in 1.20 1.32 1.36; do
+    [ -x "$CORACLE_KUBECTLS/kubectl-$minor" ] || bash scripts/kubectl.sh "$minor" "$CORACLE_KUBECTLS/kubectl-$minor"
+  done
+  bash scripts/up.sh --dir "$cluster" --port 16443 --registry-port 15000 --subnet 172.31.65 --bin "$(target_dir)/debug"
+}
+
+cluster_down() {
+  section "nothing is left behind"
+  bash scripts/up.sh --dir "$cluster" --down
+}
+
 # run_tests NAME COMMAND…: its output is shown and kept for the counts.
 run_tests() {
   section "$1"
@@ -41,10 +60,13 @@ run_tests() {
   "$@" 2>&1 | tee -a "$results"
 }
 
-suites=(shared images store controllers scheduler server agent pause tidy)
-run_tests "unit and node tests" cargo test --locked --workspace --no-fail-fast
+run_tests "unit and node tests" cargo test --locked --workspace --exclude coracle-tests --no-fail-fast
+run_tests "shape of the source" cargo test --locked -p coracle-tests --test tidy
 if [ $mode = all ]; then
-  for script in tests/e2e/*.sh; do run_tests "$(basename "$script" .sh)" bash "$script"; done
+  cluster_up
+  run_tests "clients and workloads" cargo test --locked -p coracle-tests --no-fail-fast --test clients --test workloads -- --test-threads=4
+  run_tests "faults" cargo test --locked -p coracle-tests --test faults -- --test-threads=1
+  cluster_down
 fi
 
 section "summary"
