@@ -12,7 +12,7 @@
 //! validate::fields(type_id, &mut value, &duplicates, Mode) -> Result<Vec<String> /* warnings */, FieldsError>
 //! canonical::object(type_id, &mut value)           quantities, empties and times as upstream prints them
 //! defaults::apply(type_id, &mut value)
-//! rules::validate(group, kind, &new, old)          -> Vec<field::FieldError>
+//! rules::validate(type_id, &new, old)             -> Vec<field::FieldError>
 //! status::Status::{not_found, already_exists, conflict, invalid, bad_request, …}.to_value()
 //! openapi::{v2_json, v2_protobuf, v3_index, v3_document}(&[Served], &mut impl io::Write)
 //! ```
@@ -28,6 +28,7 @@ pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod rules;
 pub mod selector;
 pub mod status;
 pub mod table;
