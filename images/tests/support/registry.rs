@@ -171,14 +171,11 @@ impl State {
     fn take_fault(&self, key: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap();
         let fault = faults.get(key).cloned();
-        match faults.get_mut(key) {
-            Some(Fault::Cut { times, .. } | Fault::Status(_, times)) => {
-                *times -= 1;
-                if *times == 0 {
-                    faults.remove(key);
-                }
+        if let Some(Fault::Cut { times, .. } | Fault::Status(_, times)) = faults.get_mut(key) {
+            *times -= 1;
+            if *times == 0 {
+                faults.remove(key);
             }
-            _ => {}
         }
         fault
     }
