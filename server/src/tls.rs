@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
@@ -62,7 +63,7 @@ impl std::fmt::Debug for CurrentCertificate {
 impl CurrentCertificate {
     fn new(pki: Arc<Pki>) -> Result<CurrentCertificate, PkiError> {
         let leaf = pki.server();
-        let key = certified(&leaf)?;
+        let key = certified(&leaf, pki.ca())?;
         Ok(CurrentCertificate { pki, parsed: std::sync::Mutex::new((leaf, key)) })
     }
 }
@@ -72,14 +73,15 @@ impl ResolvesServerCert for CurrentCertificate {
         let leaf = self.pki.server();
         let mut parsed = self.parsed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !Arc::ptr_eq(&parsed.0, &leaf) {
-            let key = certified(&leaf).ok()?;
+            let key = certified(&leaf, self.pki.ca()).ok()?;
             *parsed = (leaf, key);
         }
         Some(parsed.1.clone())
     }
 }
 
-fn certified(leaf: &crate::pki::Leaf) -> Result<Arc<CertifiedKey>, PkiError> {
-    let key = CertifiedKey::from_der(vec![leaf.certificate.clone()], leaf.key()?, &default_provider())?;
+/// The CA goes along, so that a machine that joins can check its fingerprint.
+fn certified(leaf: &crate::pki::Leaf, ca: &CertificateDer<'static>) -> Result<Arc<CertifiedKey>, PkiError> {
+    let key = CertifiedKey::from_der(vec![leaf.certificate.clone(), ca.clone()], leaf.key()?, &default_provider())?;
     Ok(Arc::new(key))
 }

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod codec;
+pub mod contact;
 pub mod desired;
 pub mod digest;
 pub mod ids;

@@ -210,6 +210,19 @@ impl Pki {
         fingerprint(&self.ca)
     }
 
+    /// The secret of the QUIC endpoint: with it a restarted server can tell nodes at once that their
+    /// connections are gone, instead of leaving them to their time-out.
+    pub fn quic_key(&self) -> Result<[u8; 32], PkiError> {
+        let path = self.dir.join("quic.key");
+        let io = |source| PkiError::Io { path: path.clone(), source };
+        if let Some(key) = files::read(&path).map_err(io)?.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+            return Ok(key);
+        }
+        let key: [u8; 32] = random()?;
+        files::write(&path, &key, Access::Secret).map_err(io)?;
+        Ok(key)
+    }
+
     /// The server's certificate and key of this moment.
     pub fn server(&self) -> Arc<Leaf> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
