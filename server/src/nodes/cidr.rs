@@ -48,7 +48,7 @@ fn networks(cluster: Cidr) -> impl Iterator<Item = Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coracle_store::{memory::Memory, monotonic};
+    use coracle_store::{Memory, monotonic};
 
     fn cluster(text: &str) -> Cidr {
         super::super::compile::parse_cidr(text).unwrap()
