@@ -16,15 +16,17 @@ mod error;
 mod netlink;
 mod netns;
 mod nft;
+mod node;
 mod plan;
 mod records;
+mod stock;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use coracle_shared::desired::{Cidr, NodeConfig, RouteItem, ServiceItem};
@@ -34,18 +36,16 @@ pub use dns::{NamesState, child_main};
 pub use error::NetworkError;
 pub use netlink::NetlinkError;
 pub use netns::enter;
+pub use node::Uplink;
 
 use dns::feed::{Feed, Process};
 use dns::zone::Source;
 use netlink::Socket;
 use netlink::route::{PROTOCOL, Route, Scope};
 use nft::table;
+use node::{LOOPBACK, clear_node, node_routes, service_route, uplink};
 use plan::{NodeRoute, Tables};
 use records::{Records, check_uid};
-
-/// Namespaces kept ready-made, so that a pod's start does not wait for the kernel to make one. Each
-/// costs an address and some 100 KiB of kernel memory.
-const STOCK: usize = 4;
 
 /// What the network of a node is told at its start.
 #[derive(Clone, Debug)]
@@ -78,17 +78,6 @@ pub struct Attachment {
     pub netns: PathBuf,
     /// The pod's address, on `eth0` inside.
     pub ip: Ipv4Addr,
-}
-
-/// The interface that leads out of the node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
-    pub name: String,
-    pub index: u32,
-    /// In bytes; the pods' interfaces have the same.
-    pub mtu: u32,
-    /// The node's own address.
-    pub address: Ipv4Addr,
 }
 
 /// The network of one node. Cheap to clone; clones are the same network.
@@ -267,18 +256,6 @@ impl Network {
         waiter.map_or(NamesState::Starting, |waiter| waiter.wait(at_most))
     }
 
-    /// Removes from the stock what is not of the pod network (any more).
-    fn drop_foreign_stock(&self) -> Result<(), NetworkError> {
-        let mut state = self.state();
-        let cidr = state.node.as_ref().and_then(|(n, _)| n.pod_cidr);
-        let foreign: Vec<_> =
-            state.stock.iter().filter(|a| !cidr.is_some_and(|c| plan::contains(c, **a))).copied().collect();
-        NetworkError::collect(foreign.into_iter().map(|address| {
-            state.stock.remove(&address);
-            veth::remove(&self.shared.records.stock_pin(address), address)
-        }))
-    }
-
     /// Gives the pod a namespace with an address. Idempotent: a pod that has one gets the same again,
     /// also after a restart of the agent. Its rules are in place before its first packet.
     pub fn attach(&self, uid: &PodUid) -> Result<Attachment, NetworkError> {
@@ -303,24 +280,6 @@ impl Network {
         drop(state);
         self.fill_stock();
         Ok(Attachment { netns: pin, ip })
-    }
-
-    /// The address of a whole namespace in stock, made on the spot when there is none.
-    fn take_stock(&self, state: &mut State, node: &mut Socket) -> Result<Ipv4Addr, NetworkError> {
-        let (cidr, uplink) = state.configured()?;
-        let records = &self.shared.records;
-        while let Some(&ip) = state.stock.first() {
-            let pin = records.stock_pin(ip);
-            if veth::is_whole(&pin, ip, node) {
-                return Ok(ip);
-            }
-            veth::remove(&pin, ip)?;
-            state.stock.remove(&ip);
-        }
-        let ip = plan::lowest_free(cidr, &state.used()).ok_or(NetworkError::AddressesUsedUp(cidr))?;
-        veth::make(&records.stock_pin(ip), ip, &uplink)?;
-        state.stock.insert(ip);
-        Ok(ip)
     }
 
     /// Takes the pod's namespace and address away. Idempotent; goes on over errors and reports them
@@ -425,93 +384,4 @@ impl Network {
         results.push(records.clear());
         NetworkError::collect(results)
     }
-
-    /// Fills the stock in the background; does nothing when that is under way.
-    fn fill_stock(&self) {
-        let mut state = self.state();
-        if state.filling {
-            return;
-        }
-        let network = self.clone();
-        let fill = move || while network.add_to_stock() {};
-        // Without a thread a pod's start makes its namespace itself: slower, not wrong.
-        state.filler = thread::Builder::new().name("netns-stock".into()).spawn(fill).ok();
-        state.filling = state.filler.is_some();
-    }
-
-    /// Waits until the stock is full, or as full as it gets.
-    pub fn wait_for_stock(&self) {
-        let filler = self.state().filler.take();
-        if let Some(filler) = filler {
-            // A panic there was reported there.
-            let _ = filler.join();
-        }
-    }
-
-    /// Makes one more namespace for the stock. False when there are enough, or none can be made: then
-    /// the pod that needs one reports why.
-    fn add_to_stock(&self) -> bool {
-        let mut state = self.state();
-        let free = state.configured().ok().filter(|_| state.stock.len() < STOCK).and_then(|(cidr, uplink)| {
-            let address = plan::lowest_free(cidr, &state.used())?;
-            Some((address, uplink))
-        });
-        let Some((address, uplink)) = free else {
-            state.filling = false;
-            return false;
-        };
-        state.making = Some(address);
-        drop(state);
-        let made = veth::make(&self.shared.records.stock_pin(address), address, &uplink).is_ok();
-        let mut state = self.state();
-        state.making = None;
-        if made {
-            state.stock.insert(address);
-        } else {
-            state.filling = false;
-        }
-        made
-    }
-}
-
-/// `lo` has this index in every network namespace.
-const LOOPBACK: u32 = 1;
-
-fn service_route(config: &NodeConfig, uplink: &Uplink) -> Route {
-    let (to, source) = (config.service_cidr, Some(uplink.address));
-    Route { to, link: LOOPBACK, via: None, source, onlink: false, protocol: PROTOCOL }
-}
-
-/// The routes to other nodes that the kernel has from this room: those by a gateway.
-fn node_routes(socket: &mut Socket) -> Result<BTreeSet<NodeRoute>, NetworkError> {
-    let routes = socket.routes().map_err(NetworkError::link("list routes"))?;
-    let own = routes.iter().filter(|r| r.protocol == PROTOCOL);
-    Ok(own.filter_map(|r| Some(NodeRoute { to: r.to, via: r.via? })).collect())
-}
-
-/// Removes the node's own routes and the DNS address.
-fn clear_node(config: &NodeConfig, uplink: &Uplink) -> Result<(), NetlinkError> {
-    let mut socket = Socket::route()?;
-    for route in socket.routes()?.into_iter().filter(|r| r.protocol == PROTOCOL) {
-        socket.delete_route(&route)?;
-    }
-    socket.delete_route(&service_route(config, uplink))?;
-    socket.delete_address(LOOPBACK, plan::host(config.dns_ip))
-}
-
-fn uplink(socket: &mut Socket, name: Option<&str>) -> Result<Uplink, NetworkError> {
-    let all = |s: &mut Socket| Ok((s.links()?, s.addresses()?, s.routes()?));
-    let (links, addresses, routes) = all(socket).map_err(NetworkError::link("find the uplink"))?;
-    let default = routes.iter().find(|r| r.to.prefix == 0).map(|r| r.link);
-    let global = |link: u32| addresses.iter().find(|a| a.link == link && a.scope == Scope::Universe as u8);
-    let candidate = |l: &&netlink::route::Link| match (name, default) {
-        (Some(name), _) => l.name == name,
-        (None, Some(index)) => l.index == index,
-        (None, None) => {
-            l.up && l.index != LOOPBACK && !l.name.starts_with(plan::VETH_PREFIX) && global(l.index).is_some()
-        }
-    };
-    let link = links.iter().find(candidate).ok_or(NetworkError::NoUplink)?;
-    let address = global(link.index).ok_or(NetworkError::NoUplink)?.address;
-    Ok(Uplink { name: link.name.clone(), index: link.index, mtu: link.mtu, address })
 }

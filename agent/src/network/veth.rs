@@ -11,8 +11,9 @@ use coracle_shared::desired::Cidr;
 use super::error::NetworkError;
 use super::netlink::Socket;
 use super::netlink::route::{PROTOCOL, Route, Scope, Veth};
+use super::netns;
+use super::node::Uplink;
 use super::plan::{GATEWAY, HOST_MAC, host, pod_mac, veth_name};
-use super::{Uplink, netns};
 
 /// The name of the pod's interface inside the pod.
 pub(crate) const POD_INTERFACE: &str = "eth0";

@@ -78,7 +78,8 @@ impl Lab {
             &pin,
             &format!(
                 "ip link add eth0 type veth peer port{number}; ip link set port{number} netns {outside};
-                 ip addr add 172.30.0.{number}/24 dev eth0; ip link set eth0 up"
+                 ip addr add 172.30.0.{number}/24 dev eth0; ip link set eth0 up
+                 for conf in all default eth0; do echo 1 > /proc/sys/net/ipv4/conf/$conf/rp_filter; done"
             ),
         ));
         sh(&inside(&self.outside, &format!("ip link set port{number} master br0 up")));
