@@ -242,27 +242,28 @@ impl Table {
         key: &RowKey,
         before: impl FnOnce(Option<&Row>),
     ) -> bool {
-        let (old, new, last) = match change {
+        // The history shares the names that the table holds, not those that came with the change.
+        let (key, old, new, last) = match change {
             Change::Put { schema, value, seal, .. } => {
                 let (schema, value, seal) = (*schema, value.clone(), seal.clone());
                 let mut new = Row { revision, schema, value, seal, stored };
-                let old = match self.rows.get_mut(key) {
-                    Some(row) => {
-                        new.stored |= row.stored;
-                        Some(std::mem::replace(row, new.clone()))
+                let namespace = intern(&mut self.namespaces, &key.namespace);
+                match self.rows.entry(RowKey { namespace, name: key.name.clone() }) {
+                    btree_map::Entry::Occupied(mut entry) => {
+                        new.stored |= entry.get().stored;
+                        (entry.key().clone(), Some(entry.insert(new.clone())), Some(new), None)
                     }
-                    None => {
-                        let namespace = intern(&mut self.namespaces, &key.namespace);
-                        self.rows.insert(RowKey { namespace, name: key.name.clone() }, new.clone());
-                        None
+                    btree_map::Entry::Vacant(entry) => {
+                        let key = entry.key().clone();
+                        entry.insert(new.clone());
+                        (key, None, Some(new), None)
                     }
-                };
-                (old, Some(new), None)
+                }
             }
             Change::Delete { last, .. } => {
-                let Some(old) = self.rows.remove(key) else { return false };
+                let Some((key, old)) = self.rows.remove_entry(key) else { return false };
                 let last = last.clone().unwrap_or_else(|| old.value.clone());
-                (Some(old), None, Some(last))
+                (key, Some(old), None, Some(last))
             }
         };
         before(old.as_ref());
@@ -271,7 +272,7 @@ impl Table {
         if self.rows.is_empty() {
             self.namespaces.clear();
         }
-        let change = history::Change { sequence, revision, row: key.clone(), old: old.clone(), new, last };
+        let change = history::Change { sequence, revision, row: key, old, new, last };
         self.tail.push(change, self.bytes);
         true
     }

@@ -38,6 +38,11 @@ impl Visible {
         result
     }
 
+    /// Changes what readers do not see: nobody is woken.
+    pub(crate) fn amend(&self, change: impl FnOnce(&mut Image)) {
+        change(&mut self.image.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Acquire))
     }

@@ -49,6 +49,9 @@ pub trait File: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// A buffer larger than this is given back once it is mostly unused.
+const KEPT_BYTES: usize = 256 << 10;
+
 /// A buffer of whole blocks, aligned for direct access.
 #[derive(Debug, Default)]
 pub struct Blocks {
@@ -61,7 +64,7 @@ impl Blocks {
     /// Makes it `len` bytes, rounded up to whole blocks. What was in it is undefined afterwards.
     pub fn resize(&mut self, len: usize) {
         self.len = len.next_multiple_of(BLOCK);
-        if self.memory.len() < self.len + BLOCK || self.memory.len() > (2 * self.len).max(1 << 20) {
+        if self.memory.len() < self.len + BLOCK || self.memory.len() > (2 * self.len).max(KEPT_BYTES) {
             self.memory = Vec::new();
             self.memory = vec![0; self.len + BLOCK];
             self.start = self.memory.as_ptr().align_offset(BLOCK);

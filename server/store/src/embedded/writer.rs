@@ -29,6 +29,8 @@ pub(crate) const REVISION_BLOCK: u64 = 1_000_000;
 /// A group takes no more commits beyond this many bytes: it bounds a frame together with
 /// [`crate::MAX_COMMIT_BYTES`] and [`RIDE_BYTES`], below the size of a segment.
 const GROUP_BYTES: usize = 1 << 20;
+/// Buffer kept from one frame to the next: a frame of 64 writers fits, a rare large one is freed.
+const KEPT_BYTES: usize = 256 << 10;
 /// Commits of a group.
 const GROUP_COMMITS: usize = 1024;
 /// Volatile objects waiting for a ride, in bytes, before they cause a frame of their own.
@@ -254,7 +256,7 @@ impl Writer {
         payload.clear();
         let result = self.encode(&mut payload, group, plan, ceiling).map_err(GroupError::from);
         let result = result.and_then(|()| self.append(&payload));
-        payload.shrink_to(GROUP_BYTES);
+        payload.shrink_to(KEPT_BYTES);
         self.payload = payload;
         // Also what failed may be on the disk.
         let riders = std::mem::take(&mut self.pending);
@@ -396,7 +398,7 @@ impl Visible {
     fn mark_stored<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         let mut keys = keys.peekable();
         if keys.peek().is_some() {
-            self.write(|image: &mut Image| image.mark_stored(keys));
+            self.amend(|image: &mut Image| image.mark_stored(keys));
         }
     }
 }

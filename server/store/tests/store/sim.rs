@@ -168,7 +168,12 @@ impl SimDisk {
 /// A file's durable bytes with some sectors of what was not synced laid over them.
 fn after_cut(file: &Inode, survives: Survives, random: &mut Random) -> Vec<u8> {
     let mut content = file.durable.clone();
-    for change in &file.pending {
+    write_some(&mut content, &file.pending, survives, random);
+    content
+}
+
+fn write_some(content: &mut Vec<u8>, pending: &[Change], survives: Survives, random: &mut Random) {
+    for change in pending {
         match change {
             _ if survives == Survives::Nothing => {}
             Change::Length(length) if survives == Survives::Everything || random.below(2) == 0 => {
@@ -180,14 +185,13 @@ fn after_cut(file: &Inode, survives: Survives, random: &mut Random) -> Vec<u8> {
                 while at < bytes.len() {
                     let end = bytes.len().min(at + SECTOR - (offset + at) % SECTOR);
                     if survives == Survives::Everything || random.below(2) == 0 {
-                        put(&mut content, offset + at, &bytes[at..end]);
+                        put(content, offset + at, &bytes[at..end]);
                     }
                     at = end;
                 }
             }
         }
     }
-    content
 }
 
 fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -364,8 +368,8 @@ impl File for SimFile {
         let file = state.file(self.inode);
         match &result {
             Ok(()) => {
-                file.durable = file.now.clone();
-                file.pending.clear();
+                let pending = std::mem::take(&mut file.pending);
+                write_some(&mut file.durable, &pending, Survives::Everything, &mut random);
             }
             // What a failed sync left unwritten counts as clean from then on, and no later
             // sync writes it, although reads show it.

@@ -18,8 +18,10 @@ pub struct Fixture {
     pub keep: Option<Box<dyn Any>>,
 }
 
+type Check = (&'static str, fn(&Fixture));
+
 pub fn check_all(make: impl Fn() -> Fixture) {
-    let checks: &[(&str, fn(&Fixture))] = &[
+    let checks: &[Check] = &[
         ("create, get, replace, delete", life_of_an_object),
         ("preconditions guard the whole commit", preconditions),
         ("a commit of several objects has one revision", several_objects),
