@@ -15,8 +15,11 @@ mod definition;
 mod gnostic;
 mod paths;
 
-/// The media types kubectl 1.20 asks version 2 in.
+/// The media type that kubectl 1.20 asks version 2 in, alone.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The `Content-Type` to answer [`V2_PROTOBUF`] with: Go's clients cannot parse the one with `@`.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// One served kind.
 #[derive(Clone, Debug)]

@@ -77,7 +77,7 @@ fn name_shape(kind: TypeId) -> fn(&str) -> Vec<String> {
     match (kind.group(), kind.name()) {
         ("", "Namespace") => names::dns1123_label,
         ("", "Service") => names::dns1035_label,
-        (group, _) if group == "rbac.authorization.k8s.io" => names::path_segment,
+        ("rbac.authorization.k8s.io", _) => names::path_segment,
         _ => names::dns1123_subdomain,
     }
 }

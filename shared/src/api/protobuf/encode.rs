@@ -84,12 +84,22 @@ fn element(out: &mut Vec<u8>, ty: Type, number: u32, value: &Value, depth: u32) 
     let wrong = || unfit("");
     let text = || value.as_str().ok_or_else(wrong);
     let integer = || value.as_i64().ok_or_else(wrong);
+    match ty {
+        Type::Bool => put_number(out, number, value.as_bool().ok_or_else(wrong)?.into()),
+        Type::Int32 | Type::Int64 => put_number(out, number, integer()? as u64),
+        Type::Double => put_fixed64(out, number, value.as_f64().ok_or_else(wrong)?.to_bits()),
+        Type::String | Type::Enum(_) => put_bytes(out, number, text()?.as_bytes()),
+        _ => put_bytes(out, number, &length_delimited(ty, value, depth)?),
+    }
+    Ok(())
+}
+
+/// A value that is a message or bytes in protobuf.
+fn length_delimited(ty: Type, value: &Value, depth: u32) -> Result<Vec<u8>, ProtobufError> {
+    let wrong = || unfit("");
+    let text = || value.as_str().ok_or_else(wrong);
     let mut inner = Vec::new();
     match ty {
-        Type::Bool => return Ok(put_number(out, number, value.as_bool().ok_or_else(wrong)?.into())),
-        Type::Int32 | Type::Int64 => return Ok(put_number(out, number, integer()? as u64)),
-        Type::Double => return Ok(put_fixed64(out, number, value.as_f64().ok_or_else(wrong)?.to_bits())),
-        Type::String | Type::Enum(_) => return Ok(put_bytes(out, number, text()?.as_bytes())),
         Type::Bytes => inner = decode_base64(text()?).map_err(|_| wrong())?,
         Type::Time | Type::MicroTime => {
             let time = Time::parse(text()?).ok_or_else(wrong)?;
@@ -105,14 +115,15 @@ fn element(out: &mut Vec<u8>, ty: Type, number: u32, value: &Value, depth: u32) 
             put_number(&mut inner, 1, value.is_string().into());
             match value {
                 Value::String(text) => put_bytes(&mut inner, 3, text.as_bytes()),
-                _ => put_number(&mut inner, 2, integer()? as u64),
+                _ => put_number(&mut inner, 2, value.as_i64().ok_or_else(wrong)? as u64),
             }
         }
         Type::Object | Type::Any => put_bytes(&mut inner, 1, value.to_string().as_bytes()),
         Type::Struct(id) => message(&mut inner, id, value, depth + 1)?,
         // Lists and maps as elements are messages around them.
         Type::List(_) | Type::Map(_) => put(&mut inner, ty, 1, value, depth + 1)?,
+        // Written by the caller.
+        Type::Bool | Type::Int32 | Type::Int64 | Type::Double | Type::String | Type::Enum(_) => {}
     }
-    put_bytes(out, number, &inner);
-    Ok(())
+    Ok(inner)
 }

@@ -160,3 +160,41 @@ fn bounds_hold() {
     assert!(encode(pod, &json!({"spec": {"bogus": 1}})).is_err());
     assert_eq!(encode(pod, &json!({"spec": {"hostNetwork": "x"}})), Err(ProtobufError::Unfit("hostNetwork".into())));
 }
+
+/// Bodies that kubectl 1.36.4 sent for its `create` commands.
+#[test]
+fn recorded_bodies_of_kubectl() {
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
+        {"image": "i:1", "name": "i", "ports": [{"containerPort": 80}], "resources": {}}]}});
+    for (body, expect) in [
+        (
+            &include_bytes!("golden/namespace.pb")[..],
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}, "spec": {}, "status": {}}),
+        ),
+        (
+            include_bytes!("golden/configmap.pb"),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}}),
+        ),
+        (
+            include_bytes!("golden/secret.pb"),
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "data": {"a": "Yg=="}}),
+        ),
+        (
+            include_bytes!("golden/service.pb"),
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"app": "web"}},
+                "spec": {"ports": [{"name": "80-8080", "port": 80, "protocol": "TCP", "targetPort": 8080}],
+                    "selector": {"app": "web"}, "type": "ClusterIP"}, "status": {"loadBalancer": {}}}),
+        ),
+        (
+            include_bytes!("golden/deployment.pb"),
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {"app": "web"}},
+                "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "strategy": {}, "template": template},
+                "status": {}}),
+        ),
+    ] {
+        let mut decoded = decode(body, None).unwrap();
+        assert_eq!(validate::fields(decoded.type_id, &mut decoded.value, &[], validate::Mode::Strict), Ok(vec![]));
+        canonical::object(decoded.type_id, &mut decoded.value);
+        assert_eq!(decoded.value, expect);
+    }
+}
