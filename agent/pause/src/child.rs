@@ -32,8 +32,8 @@ fn at(stage: Stage, index: usize) -> impl Fn(Errno) -> Failure {
 }
 
 /// Becomes the container's first process.
-pub fn container(start: &Start<&CStr>, directory: &OwnedFd, stdio: Stdio, ready: impl FnOnce()) -> Failure {
-    match prepare(start, directory, &stdio) {
+pub fn container(start: &Start<&CStr>, stdio: Stdio, ready: impl FnOnce()) -> Failure {
+    match prepare(start, &stdio) {
         Ok(()) => finish(&start.process, ready),
         Err(failure) => failure,
     }
@@ -62,7 +62,7 @@ pub fn exec(
     }
 }
 
-fn prepare(start: &Start<&CStr>, directory: &OwnedFd, stdio: &Stdio) -> Result<(), Failure> {
+fn prepare(start: &Start<&CStr>, stdio: &Stdio) -> Result<(), Failure> {
     join_cgroups(&start.join)?;
     adjust_oom(start.oom_score_adj);
     if start.namespaces & unshare::CGROUP != 0 {
@@ -74,7 +74,7 @@ fn prepare(start: &Start<&CStr>, directory: &OwnedFd, stdio: &Stdio) -> Result<(
     }
     // What happens to mounts from here on stays in this namespace.
     sys::mount(c"", c"/", c"", MS_REC | MS_SLAVE, c"").map_err(at(Stage::Root, 0))?;
-    let root = make_root(&start.root, &trees, directory)?;
+    let root = make_root(start, &trees)?;
     sys::fchdir(&root).and_then(|()| sys::pivot_here()).map_err(at(Stage::Pivot, 0))?;
     for (i, step) in start.steps.iter().enumerate() {
         carry_out(step, &trees, &root).map_err(at(Stage::Step, i))?;
@@ -133,14 +133,17 @@ fn make_inside(base: OwnedFd, path: &CStr) -> Result<OwnedFd, Errno> {
     Ok(dir)
 }
 
-fn make_root(root: &Root<&CStr>, trees: &[OwnedFd], directory: &OwnedFd) -> Result<OwnedFd, Failure> {
-    match root {
+/// Mounts the root over the directory that it comes from, which is opened anew: a descriptor of the
+/// pause's own belongs to the node's mount namespace.
+fn make_root(start: &Start<&CStr>, trees: &[OwnedFd]) -> Result<OwnedFd, Failure> {
+    let below = |path: &CStr| sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0);
+    match &start.root {
         Root::Tree { index, attributes } => {
             let i = *index as usize;
             let tree = trees.get(i).ok_or(Failure { stage: Stage::Request, errno: libc::EINVAL, index: *index })?;
             let fail = at(Stage::Root, i);
             sys::mount_setattr(tree, true, *attributes, MS_SLAVE).or_else(ignore_missing_call).map_err(&fail)?;
-            sys::move_mount(tree, directory).map_err(&fail)?;
+            below(start.trees[i].path).and_then(|place| sys::move_mount(tree, &place)).map_err(&fail)?;
             tree.try_clone().map_err(|_| fail(libc::EMFILE))
         }
         Root::Overlay { base, lowers, upper, work, attributes } => {
@@ -148,7 +151,7 @@ fn make_root(root: &Root<&CStr>, trees: &[OwnedFd], directory: &OwnedFd) -> Resu
             sys::chdir(base).map_err(&fail)?;
             match overlay(lowers, upper, work, *attributes) {
                 Ok(mount) => {
-                    sys::move_mount(&mount, directory).map_err(&fail)?;
+                    below(c".").and_then(|place| sys::move_mount(&mount, &place)).map_err(&fail)?;
                     Ok(mount)
                 }
                 // `lowerdir+` came with Linux 6.5.

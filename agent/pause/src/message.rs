@@ -311,6 +311,7 @@ pub struct SandboxFile<S> {
     /// `net/ipv4/ip_forward` and value.
     pub sysctls: Vec<(S, S)>,
     pub host_pid: bool,
+    pub host_ipc: bool,
     pub uid: S,
     pub namespace: S,
     pub name: S,
@@ -628,6 +629,7 @@ impl<S: AsRef<CStr>> SandboxFile<S> {
             w.cstr(value.as_ref());
         });
         w.u8(self.host_pid as u8);
+        w.u8(self.host_ipc as u8);
         w.cstr(self.uid.as_ref());
         w.cstr(self.namespace.as_ref());
         w.cstr(self.name.as_ref());
@@ -647,6 +649,7 @@ impl<'a> SandboxFile<&'a CStr> {
             hostname: r.cstr()?,
             sysctls: r.list(|r| Ok((r.cstr()?, r.cstr()?)))?,
             host_pid: r.u8()? != 0,
+            host_ipc: r.u8()? != 0,
             uid: r.cstr()?,
             namespace: r.cstr()?,
             name: r.cstr()?,

@@ -337,7 +337,7 @@ impl Pod {
         if pid == 0 {
             let stdio: Stdio = [input, Some(out_end), Some(err_end)];
             let ready = || _ = sys::write(&status_end, &[READY]);
-            tell(&status_end, child::container(&start, &self.directory, stdio, ready));
+            tell(&status_end, child::container(&start, stdio, ready));
         }
         let key = self.key();
         for (source, file) in [(Source::ContainerStatus, &status), (Source::Stdout, &out), (Source::Stderr, &err)] {

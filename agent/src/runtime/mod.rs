@@ -1,4 +1,3 @@
-#![allow(unused_variables, dead_code)]
 //! Sandboxes and containers: namespaces, mounts, seccomp, capabilities, cgroups, logs.
 //!
 //! A pod's processes are children of its own `coracle-pause`; this room tells pauses what to do
@@ -6,16 +5,36 @@
 //! [`Runtime::adopt`] rebuilds everything from the run directory and the pauses themselves.
 //!
 //! Layout below `run_dir`, one directory a pod:
-//! `pods/UID/{sandbox, state, pause.sock, NAME_ATTEMPT/termination-log}`.
+//! `pods/UID/{sandbox, state, pause.sock, NAME_ATTEMPT/{termination-log, upper}}`.
 
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use coracle_shared::ids::PodUid;
-
+mod capabilities;
+mod cgroup;
+mod container;
+mod create;
+mod error;
+mod link;
+mod logs;
+mod plan;
+mod sandbox;
+mod seccomp;
 pub mod spec;
+mod user;
 
+pub use error::Error;
+pub use logs::{LogQuery, LogReader};
+pub use sandbox::{Exec, Sandbox};
 pub use spec::*;
+pub use user::resolve_user;
+
+use cgroup::Cgroups;
+
+use crate::sys;
 
 /// What a [`Runtime`] is told at its start.
 #[derive(Clone, Debug)]
@@ -24,7 +43,8 @@ pub struct RuntimeConfig {
     pub run_dir: PathBuf,
     /// The `coracle-pause` program; it is copied into a sealed memory file and run from there.
     pub pause_path: PathBuf,
-    /// `--cgroup-root`, absolute as seen from the caller's own cgroup: `/coracle`.
+    /// `--cgroup-root`: on v2 from the hierarchy's root, on v1 below the caller's own group of
+    /// each controller.
     pub cgroup_root: PathBuf,
     /// The node's name: `CGROUP_ROOT/NODE/{agent,pause,pods}`.
     pub node: String,
@@ -38,46 +58,24 @@ pub struct RuntimeConfig {
 /// The node's containers. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
-    config: Arc<RuntimeConfig>,
+    shared: Arc<Shared>,
 }
 
-/// A pod's sandbox. Cheap to clone; dropping it changes nothing on the node.
-#[derive(Clone)]
-pub struct Sandbox {
-    uid: PodUid,
+/// What every sandbox needs of its node.
+struct Shared {
+    config: RuntimeConfig,
+    executor: Arc<smol::Executor<'static>>,
+    cgroups: Box<dyn Cgroups>,
+    pause: OwnedFd,
+    null: OwnedFd,
+    /// Bytes of log promised to the containers there are.
+    log_promised: AtomicU64,
 }
 
-/// A running `exec`. Dropping it closes its pipes and leaves the process to end by itself.
-pub struct Exec {
-    /// Present when `ExecSpec::stdin`; dropping it is end of file.
-    pub stdin: Option<smol::Async<std::fs::File>>,
-    pub stdout: smol::Async<std::fs::File>,
-    pub stderr: smol::Async<std::fs::File>,
-    done: async_channel::Receiver<ExitStatus>,
-}
-
-/// Why the runtime could not do what was asked.
-#[derive(Debug)]
-pub enum Error {
-    /// A call to the kernel or the file system: what was tried, on what.
-    Io {
-        what: String,
-        source: std::io::Error,
-    },
-    /// The container's own start failed, told by its pause process: bad command, mount, user …
-    /// Kubernetes' `RunContainerError`; `stage` is `exec`, `mount` and the like.
-    Start {
-        stage: String,
-        what: String,
-        source: std::io::Error,
-    },
-    /// The spec asks for what cannot be.
-    Invalid(String),
-    /// The sandbox's pause process is gone.
-    Dead,
-    NotFound(ContainerId),
-    /// The pause process answered what it should not.
-    Protocol(String),
+impl Shared {
+    fn pods(&self) -> PathBuf {
+        self.config.run_dir.join("pods")
+    }
 }
 
 impl Runtime {
@@ -87,148 +85,63 @@ impl Runtime {
     /// # Errors
     /// The run directory, cgroup root or pause program cannot be used.
     pub fn new(config: RuntimeConfig, executor: Arc<smol::Executor<'static>>) -> Result<Runtime, Error> {
-        todo!()
+        let pods = config.run_dir.join("pods");
+        make_private(&config.run_dir)?;
+        make_private(&pods)?;
+        let program = fs::read(&config.pause_path).map_err(Error::on("read", &config.pause_path))?;
+        let pause = sys::sealed_program(c"coracle-pause", &program)
+            .map_err(|source| Error::Io { what: "make a sealed memory file".into(), source })?;
+        let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = null.map_err(Error::on("open", Path::new("/dev/null")))?.into();
+        let cgroups =
+            cgroup::open(&config.cgroup_root, &config.node).map_err(Error::on("use cgroup", &config.cgroup_root))?;
+        let log_promised = AtomicU64::new(0);
+        Ok(Runtime { shared: Arc::new(Shared { config, executor, cgroups, pause, null, log_promised }) })
     }
 
     /// What the node lacks: controllers that are off, with the mend. Read once, at `new`.
     pub fn findings(&self) -> &[Finding] {
-        todo!()
+        self.shared.cgroups.findings()
+    }
+
+    /// Moves the calling process into the node's `agent` group, beside its pods.
+    ///
+    /// # Errors
+    /// The group refuses it.
+    pub fn enter_agent_cgroup(&self) -> Result<(), Error> {
+        for dir in self.shared.cgroups.directories("agent") {
+            let file = dir.join("cgroup.procs");
+            fs::write(&file, std::process::id().to_string()).map_err(Error::on("write", &file))?;
+        }
+        Ok(())
     }
 
     /// Starts a pod's pause process. The sandbox's run directory must not exist.
+    ///
+    /// # Errors
+    /// Whatever stood in the way; nothing is left of the sandbox then.
     pub async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error> {
-        todo!()
+        create::create(&self.shared, spec).await
     }
 
     /// Finds every sandbox of the run directory again, whether its pause lives or not. Call once,
     /// before anything else. Directories that hold no sandbox are removed.
-    pub async fn adopt(&self) -> Result<Vec<Sandbox>, Error> {
-        todo!()
-    }
-}
-
-impl Sandbox {
-    pub fn uid(&self) -> &PodUid {
-        &self.uid
-    }
-
-    /// `SandboxSpec::note` as given at its creation.
-    pub fn note(&self) -> &[u8] {
-        todo!()
-    }
-
-    /// False once the pause process ended: only `containers`, `termination_message` and `remove`
-    /// make sense then.
-    pub fn is_alive(&self) -> bool {
-        todo!()
-    }
-
-    /// Milliseconds since the Unix epoch.
-    pub fn created_at(&self) -> i64 {
-        todo!()
-    }
-
-    /// The pause's process id in the agent's PID namespace (`/proc/PID/ns/net`).
-    pub fn pid(&self) -> u32 {
-        todo!()
-    }
-
-    /// Every container not yet removed, running or ended, in order of start.
-    pub fn containers(&self) -> Vec<ContainerStatus> {
-        todo!()
-    }
-
-    /// What happens from now on; each event goes to one receiver. A hint, see [`Event`].
-    pub fn events(&self) -> async_channel::Receiver<Event> {
-        todo!()
-    }
-
-    /// Starts a container and answers once execve succeeded.
     ///
     /// # Errors
-    /// [`Error::Start`] when the container cannot be as asked; nothing is left of it then.
-    pub async fn start_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus, Error> {
-        todo!()
-    }
-
-    /// Sends a signal to a container's own process. Not an error when it has ended.
-    pub async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// SIGKILL to everything in the container, and waits for its end.
-    pub async fn kill(&self, id: &ContainerId) -> Result<ContainerStatus, Error> {
-        todo!()
-    }
-
-    /// Runs a command in a running container's namespaces, cgroup and confinement.
-    pub async fn exec(&self, spec: &ExecSpec) -> Result<Exec, Error> {
-        todo!()
-    }
-
-    /// At most 4 KiB of the container's termination message, lossy UTF-8; empty when there is none.
-    pub async fn termination_message(&self, id: &ContainerId) -> String {
-        todo!()
-    }
-
-    /// Forgets an ended container: its record, cgroup, upper directory and termination message.
-    /// Its log files stay; they are the caller's.
-    pub async fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Changes limits of a running container in place.
-    pub async fn update(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Ends every process of the pod at once (SIGKILL) and removes cgroups, mounts, upper
-    /// directories and the run directory. Goes on after an error and reports them all.
-    pub async fn remove(&self) -> Result<(), Vec<Error>> {
-        todo!()
+    /// The run directory cannot be read; a single sandbox that cannot be is found dead.
+    pub async fn adopt(&self) -> Result<Vec<Sandbox>, Error> {
+        create::adopt(&self.shared).await
     }
 }
 
-impl Exec {
-    /// The command's end. [`Error::Dead`] when the sandbox ended first.
-    pub async fn wait(&self) -> Result<ExitStatus, Error> {
-        todo!()
-    }
+/// A directory that only root reads. Its parents are made too.
+fn make_private(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::on("make", dir))
 }
 
-/// Resolves `USER[:GROUP]` of an image's configuration (names or numbers; empty is root) by the
-/// image's own `/etc/passwd` and `/etc/group`, as the topmost layer has them.
-///
-/// # Errors
-/// [`Error::Invalid`] when a name is not there.
-pub fn resolve_user(lowers: &[PathBuf], user: &str) -> Result<User, Error> {
-    todo!()
-}
-
-/// How to read a log: `kubectl logs`' flags.
-#[derive(Clone, Debug, Default)]
-pub struct LogQuery {
-    pub follow: bool,
-    /// The last lines only.
-    pub tail: Option<u64>,
-    /// Lines at or after this time, milliseconds since the Unix epoch.
-    pub since: Option<i64>,
-    pub timestamps: bool,
-    /// Ends after this many bytes.
-    pub limit_bytes: Option<u64>,
-}
-
-/// Reads a container's log, rotated files included, as `kubectl logs` shows it.
-pub struct LogReader {}
-
-impl LogReader {
-    /// With `query.follow` the reader waits for more until `ended` closes, then reads what is left.
-    pub fn new(path: &Path, query: LogQuery, ended: async_channel::Receiver<()>) -> LogReader {
-        todo!()
-    }
-
-    /// The next chunk, at most 64 KiB of whole lines; `None` at the end. A missing file is empty.
-    pub async fn next(&mut self) -> Option<std::io::Result<Vec<u8>>> {
-        todo!()
-    }
+/// Milliseconds since the Unix epoch: the clock that pauses use for their records.
+fn now() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec * 1000 + i64::from(now.tv_nsec as i32) / 1_000_000
 }
