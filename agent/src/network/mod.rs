@@ -42,9 +42,9 @@ use dns::feed::{Feed, Process};
 use dns::zone::Source;
 use netlink::Socket;
 use netlink::route::{PROTOCOL, Route, Scope};
-use nft::table;
+use nft::{conntrack, table};
 use node::{LOOPBACK, clear_node, node_routes, service_route, uplink};
-use plan::{NodeRoute, Tables};
+use plan::{Frontend, NodeRoute, Tables};
 use records::{Records, check_uid};
 
 /// What the network of a node is told at its start.
@@ -308,7 +308,8 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::NotConfigured`] before [`configure`](Self::configure); when the kernel refuses,
-    /// with what was there before still in place.
+    /// with what was there before still in place. When only forgetting
+    /// UDP connections to lost backends failed, the services are in place.
     pub fn set_services(&self, services: &[ServiceItem]) -> Result<(), NetworkError> {
         let mut state = self.state();
         let node = state.node.as_ref().map(|(n, _)| n.clone()).ok_or(NetworkError::NotConfigured)?;
@@ -320,12 +321,14 @@ impl Network {
             state.tables = None;
             table::load(&mut filter, &node, &new)?;
         }
+        let old = state.tables.take().unwrap_or_default();
+        let udp = conntrack::changed_udp(&old, &new);
         state.tables = Some(new);
         state.filter = Some(filter);
         if let Some(names) = &state.names {
             names.set(Source::new(&node.domain, vec![node.service_cidr, node.cluster_cidr], services));
         }
-        Ok(())
+        forget_udp(&udp)
     }
 
     /// Makes these the routes to other nodes' pods. Whole desired state. A route that cannot be set
@@ -384,4 +387,15 @@ impl Network {
         results.push(records.clear());
         NetworkError::collect(results)
     }
+}
+
+/// After services changed: clients of UDP services go on with backends that are there. On a socket of
+/// its own, because what it reads may be much.
+fn forget_udp(frontends: &BTreeMap<Frontend, BTreeSet<(Ipv4Addr, u16)>>) -> Result<(), NetworkError> {
+    if frontends.is_empty() {
+        return Ok(());
+    }
+    let forgotten = Socket::netfilter().and_then(|mut socket| conntrack::forget(&mut socket, frontends));
+    let what = || "forget connections to UDP backends that are gone".into();
+    forgotten.map_err(|source| NetworkError::Filter { what: what(), source })
 }

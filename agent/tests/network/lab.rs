@@ -216,6 +216,34 @@ impl Drop for Server {
     }
 }
 
+/// A server that answers each datagram with its name.
+pub struct UdpServer {
+    socket: Arc<UdpSocket>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpServer {
+    pub fn start(pin: &Path, port: u16, name: &str) -> UdpServer {
+        let socket = enter(pin, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("entered").expect("bound");
+        let socket = Arc::new(socket);
+        let (receiving, name) = (socket.clone(), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            while let Ok((1.., from)) = receiving.recv_from(&mut [0; 16]) {
+                let _ = receiving.send_to(name.as_bytes(), from);
+            }
+        });
+        UdpServer { socket, thread: Some(thread) }
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        // Says that it is not connected, and wakes the receiver all the same.
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
 pub fn connect(from: &Path, to: (Ipv4Addr, u16)) -> io::Result<TcpStream> {
     enter(from, || TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE))?
 }

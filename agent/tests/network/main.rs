@@ -322,3 +322,30 @@ fn other_names_are_asked_of_the_nodes_resolver() {
     assert_eq!(resolve(&a.netns, "nobody.default.svc.cluster.local"), (NXDOMAIN, None));
     lab.finish();
 }
+
+#[test]
+fn a_udp_client_leaves_a_backend_that_is_gone() {
+    let lab = Lab::new(1);
+    let [a, b, c] = ["a", "b", "c"].map(|n| lab.nodes[0].attach(n));
+    let _servers = [UdpServer::start(&b.netns, 8080, "b"), UdpServer::start(&c.netns, 8080, "c")];
+    let serve = |pods: &[&coracle_agent::network::Attachment]| {
+        let mut echo = service("echo", VIP, Some(NODE_PORT), pods.iter().map(|p| backend(p.ip, 8080)).collect());
+        echo.ports[0].protocol = coracle_shared::desired::Protocol::Udp;
+        lab.serve(&[echo]);
+    };
+    let from_pod = enter_bind(&a.netns, a.ip, 4000);
+    let from_outside = enter_bind(&lab.outside, OUTSIDE, 4000);
+    let clients = [(&from_pod, (VIP, 80)), (&from_outside, (lab.nodes[0].address(), NODE_PORT))];
+    for (pods, name) in [([&b], "b"), ([&c], "c"), ([&b], "b")] {
+        serve(&pods);
+        for (client, to) in clients {
+            for _ in 0..3 {
+                let mut buffer = [0; 16];
+                client.send_to(b"hello", to).expect("sent");
+                let (length, from) = client.recv_from(&mut buffer).expect("an answer");
+                assert_eq!((&buffer[..length], from), (name.as_bytes(), to.into()));
+            }
+        }
+    }
+    lab.finish();
+}

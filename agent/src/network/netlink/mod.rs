@@ -315,16 +315,22 @@ impl Socket {
 
     /// Sends one request and collects the messages that answer it.
     pub(crate) fn dump(&mut self, message: Message) -> Result<Vec<Answer>, NetlinkError> {
-        let sequence = self.stamp(message, NLM_F_DUMP)?;
         let mut answers = Vec::new();
+        self.dump_each(message, |answer| answers.push(answer))?;
+        Ok(answers)
+    }
+
+    /// Sends one request and hands on each message that answers it.
+    pub(crate) fn dump_each(&mut self, message: Message, mut each: impl FnMut(Answer)) -> Result<(), NetlinkError> {
+        let sequence = self.stamp(message, NLM_F_DUMP)?;
         loop {
             let length = self.receive(RecvFlags::empty())?;
             for (kind, flags, seq, body) in messages(&self.buffer[..length]) {
                 match kind {
                     _ if seq != sequence => {}
-                    NLMSG_DONE => return Ok(answers),
-                    NLMSG_ERROR => return acknowledgement(flags, body).map(|()| answers),
-                    _ => answers.push(Answer { kind, body: body.to_vec() }),
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => return acknowledgement(flags, body),
+                    _ => each(Answer { kind, body: body.to_vec() }),
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! (`linux/netfilter/nf_tables.h`, `linux/netfilter/nfnetlink.h`). A batch is one transaction: the
 //! kernel takes it whole or not at all, and no packet sees half of it.
 
+pub(crate) mod conntrack;
 pub(crate) mod expr;
 pub(crate) mod table;
 
