@@ -78,7 +78,7 @@ impl Create {
                     "token-id": token.id, "token-secret": token.secret,
                     "expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
                     "usage-bootstrap-authentication": "true",
-                    "uses": self.uses.to_string(),
+                    "coracle-uses": self.uses.to_string(),
                 },
             }),
         )?;
@@ -89,7 +89,7 @@ impl Create {
     fn servers(&self, client: &Client) -> Result<Vec<String>, Error> {
         let mut servers: Vec<String> = self.server.iter().map(|s| with_port(s, DEFAULT_PORT)).collect();
         if servers.is_empty() {
-            let info = match client.get("/api/v1/namespaces/kube-public/configmaps/cluster-info") {
+            let info = match client.get("/api/v1/namespaces/kube-system/configmaps/coracle-join") {
                 Err(error) if error.is_not_found() => json!({}),
                 other => other?,
             };
