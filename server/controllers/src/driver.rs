@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_shared::contact::Contacts;
 use coracle_shared::submit::{Identity, Refusal, Submit, Write};
 use coracle_shared::time::{Clock, Millis};
 use coracle_store::{Event, Key, Store};
@@ -13,7 +14,7 @@ use crate::deployment::Deployments;
 use crate::endpoints::EndpointsController;
 use crate::garbage::Garbage;
 use crate::namespace::Namespaces;
-use crate::node::{Contacts, NodeLimits, Nodes};
+use crate::node::{NodeLimits, Nodes};
 use crate::queue::{Queue, Work};
 use crate::replicaset::ReplicaSets;
 use crate::serviceaccount::ServiceAccounts;
@@ -51,10 +52,8 @@ pub trait Controller: Send + Sync {
 
     fn reconcile(&self, key: &Key, world: &World, now: Now) -> Outcome;
 
-    /// The key that a node's lost or regained contact makes dirty.
-    fn contact_changed(&self, _node: &str) -> Option<Key> {
-        None
-    }
+    /// The keys that lost or regained contacts with nodes make dirty.
+    fn contacts_changed(&self, _world: &World, _mark: &mut dyn FnMut(Key)) {}
 
     /// What to tell the owner about a refused write.
     fn refused(&self, _key: &Key, _refusal: &Refusal, _world: &World, _now: Now) -> Vec<Write> {
@@ -68,8 +67,6 @@ pub struct Controllers {
     pub submit: Arc<dyn Submit>,
     pub clock: Arc<dyn Clock>,
     pub contacts: Arc<dyn Contacts>,
-    /// Names of nodes whose [`Contact`](crate::Contact) has changed.
-    pub contact_changes: Receiver<String>,
     pub node_limits: NodeLimits,
     /// Every stored resource (`pods`, `deployments.apps`, …) and whether it is namespaced.
     pub resources: Vec<(&'static str, bool)>,
@@ -82,7 +79,7 @@ pub async fn run(parts: Controllers) {
         Box::new(Deployments),
         Box::new(ReplicaSets),
         Box::new(EndpointsController),
-        Box::new(Nodes::new(parts.contacts, parts.node_limits)),
+        Box::new(Nodes::new(parts.contacts.clone(), parts.node_limits)),
         Box::new(Namespaces::new(namespaced)),
         Box::new(Garbage),
         Box::new(ServiceAccounts),
@@ -102,7 +99,7 @@ pub async fn run(parts: Controllers) {
         executor: &executor,
     };
     driver.mark_all();
-    executor.run(driver.follow(done, parts.contact_changes)).await;
+    executor.run(driver.follow(done, parts.contacts)).await;
 }
 
 /// A finished row of writes.
@@ -112,7 +109,7 @@ type Done = (Work, Option<Refusal>);
 enum Woken {
     ByStore,
     ByTimer,
-    ByNode(String),
+    ByContacts(u64),
     Done(Work, Option<Refusal>),
 }
 
@@ -129,27 +126,28 @@ struct Driver<'e> {
 }
 
 impl Driver<'_> {
-    async fn follow(&mut self, done: Receiver<Done>, contact_changes: Receiver<String>) {
+    async fn follow(&mut self, done: Receiver<Done>, contacts: Arc<dyn Contacts>) {
+        let mut contacts_seen = contacts.version();
         loop {
             let next = self.turn();
-            let woken = self.wait(next, &done, &contact_changes).await;
+            let woken = self.wait(next, &done, &*contacts, contacts_seen).await;
             // The store has what finished writes did: the world follows before their keys are planned again.
             self.catch_up();
             match woken {
                 Woken::ByStore | Woken::ByTimer => {}
-                Woken::ByNode(name) => self.contact_changed(&name),
+                Woken::ByContacts(version) => {
+                    contacts_seen = version;
+                    self.contacts_changed();
+                }
                 Woken::Done(work, refusal) => self.finished(work, refusal),
             }
             while let Ok((work, refusal)) = done.try_recv() {
                 self.finished(work, refusal);
             }
-            while let Ok(name) = contact_changes.try_recv() {
-                self.contact_changed(&name);
-            }
         }
     }
 
-    async fn wait(&self, next: Option<Millis>, done: &Receiver<Done>, contact_changes: &Receiver<String>) -> Woken {
+    async fn wait(&self, next: Option<Millis>, done: &Receiver<Done>, contacts: &dyn Contacts, seen: u64) -> Woken {
         let stored = async {
             self.store.wait(self.world.revision()).await;
             Woken::ByStore
@@ -170,20 +168,13 @@ impl Driver<'_> {
                 Err(_) => std::future::pending().await,
             }
         };
-        let contact = async {
-            match contact_changes.recv().await {
-                Ok(name) => Woken::ByNode(name),
-                Err(_) => std::future::pending().await,
-            }
-        };
+        let contact = async { Woken::ByContacts(contacts.wait(seen).await) };
         or(or(finished, contact), or(stored, timer)).await
     }
 
-    fn contact_changed(&mut self, node: &str) {
+    fn contacts_changed(&mut self) {
         for (i, controller) in self.controllers.iter().enumerate() {
-            if let Some(key) = controller.contact_changed(node) {
-                self.queue.mark((i, key));
-            }
+            controller.contacts_changed(&self.world, &mut |key| self.queue.mark((i, key)));
         }
     }
 

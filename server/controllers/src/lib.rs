@@ -17,5 +17,5 @@ mod serviceaccount;
 mod world;
 
 pub use driver::{Controllers, run};
-pub use node::{Contact, Contacts, NodeLimits};
+pub use node::NodeLimits;
 pub use world::World;

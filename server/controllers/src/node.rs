@@ -4,8 +4,10 @@
 //! Forgetting is not knowing: silence counts from the server's start at the earliest, and when most
 //! of the nodes are silent at once the server suspects itself and evicts nobody.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use coracle_shared::contact::{Contact, Contacts};
 use coracle_shared::submit::{Delete, Write};
 use coracle_shared::time::Millis;
 use coracle_store::{Event, Key};
@@ -27,22 +29,6 @@ const EVICTION_PAUSE: i64 = 1_000;
 /// While the server suspects itself it looks again this often.
 const SUSPICION_PAUSE: i64 = 5_000;
 
-/// What is known of a node's agent, by this server, since its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contact {
-    /// Its session lives and its reconcile loop answers.
-    Alive,
-    /// Its session lives, but its reconcile loop does not answer.
-    Stuck,
-    /// No session since this monotonic time; the server's start when there was none yet.
-    Silent { since: Millis },
-}
-
-/// What the sessions know about the nodes.
-pub trait Contacts: Send + Sync + 'static {
-    fn contact(&self, node: &str) -> Contact;
-}
-
 /// How long silence is borne.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeLimits {
@@ -55,19 +41,42 @@ pub struct NodeLimits {
 pub struct Nodes {
     contacts: Arc<dyn Contacts>,
     limits: NodeLimits,
+    /// What was known of each node when it was last looked at: what `contact_changed` compares with.
+    known: Mutex<HashMap<String, Heard>>,
+}
+
+/// A contact without its duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Alive,
+    Stuck,
+    Silent,
+}
+
+fn heard(contact: Contact) -> Heard {
+    match contact {
+        Contact::Connected { answering: true } => Heard::Alive,
+        Contact::Connected { answering: false } => Heard::Stuck,
+        Contact::Silent(_) => Heard::Silent,
+    }
 }
 
 impl Nodes {
     pub fn new(contacts: Arc<dyn Contacts>, limits: NodeLimits) -> Nodes {
-        Nodes { contacts, limits }
+        Nodes { contacts, limits, known: Mutex::default() }
     }
 
-    fn silent_for(&self, node: &str, now: Now) -> i64 {
+    /// Whether the node has been silent for longer than is borne.
+    fn is_lost(&self, node: &str) -> bool {
         match self.contacts.contact(node) {
-            Contact::Silent { since } => now.monotonic.0 - since.0,
-            Contact::Alive | Contact::Stuck => -1,
+            Contact::Silent(silence) => millis(silence) >= self.limits.grace_millis,
+            Contact::Connected { .. } => false,
         }
     }
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Controller for Nodes {
@@ -103,15 +112,23 @@ impl Controller for Nodes {
         }
     }
 
-    fn contact_changed(&self, node: &str) -> Option<Key> {
-        Some(Key::new(RESOURCE, "", node))
+    fn contacts_changed(&self, world: &World, mark: &mut dyn FnMut(Key)) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = world.keys(RESOURCE, None);
+        known.retain(|name, _| world.exists(&Key::new(RESOURCE, "", name.as_str())));
+        for key in keys {
+            let now = heard(self.contacts.contact(&key.name));
+            if known.insert(key.name.to_string(), now) != Some(now) {
+                mark(key);
+            }
+        }
     }
 
     fn reconcile(&self, key: &Key, world: &World, now: Now) -> Outcome {
         let pods = world.pods_on(&key.name);
         let Some(node) = world.get(key) else { return bury(&pods) };
         let names = world.keys(RESOURCE, None);
-        let silent = names.iter().filter(|k| self.silent_for(&k.name, now) >= self.limits.grace_millis).count();
+        let silent = names.iter().filter(|k| self.is_lost(&k.name)).count();
         let suspect = silent >= 2 && silent * 2 > names.len();
         plan(&node, self.contacts.contact(&key.name), &pods, suspect, self.limits, now)
     }
@@ -136,7 +153,7 @@ fn remove(pod: &Value, grace_seconds: Option<u32>) -> Write {
 fn plan(node: &Value, contact: Contact, pods: &[Value], suspect: bool, limits: NodeLimits, now: Now) -> Outcome {
     let at = |millis: i64| Some(Millis(now.monotonic.0 + millis));
     match contact {
-        Contact::Alive => Outcome {
+        Contact::Connected { answering: true } => Outcome {
             writes: describe(
                 node,
                 &Condition { kind: "Ready", status: "True", reason: "AgentReady", message: "the agent reports" },
@@ -145,7 +162,7 @@ fn plan(node: &Value, contact: Contact, pods: &[Value], suspect: bool, limits: N
             ),
             again: None,
         },
-        Contact::Stuck => {
+        Contact::Connected { answering: false } => {
             let ready = Condition {
                 kind: "Ready",
                 status: "False",
@@ -154,8 +171,8 @@ fn plan(node: &Value, contact: Contact, pods: &[Value], suspect: bool, limits: N
             };
             Outcome { writes: describe(node, &ready, &[(NOT_READY, "NoSchedule")], now), again: None }
         }
-        Contact::Silent { since } => {
-            let silence = now.monotonic.0 - since.0;
+        Contact::Silent(silence) => {
+            let silence = millis(silence);
             if silence < limits.grace_millis {
                 return Outcome { writes: Vec::new(), again: at(limits.grace_millis - silence) };
             }
@@ -281,6 +298,7 @@ fn borne(pod: &Value) -> Option<Option<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const LIMITS: NodeLimits = NodeLimits { grace_millis: 60_000, evict_millis: 300_000 };
 
@@ -294,9 +312,10 @@ mod tests {
     }
 
     /// `silence` in seconds; `None`: alive.
-    fn check(node: &Value, silence: Option<i64>, suspect: bool, pods: &[Value], expect: &[&str], again: Option<i64>) {
+    fn check(node: &Value, silence: Option<u64>, suspect: bool, pods: &[Value], expect: &[&str], again: Option<i64>) {
         let now = Now { wall: Millis(0), monotonic: Millis(1_000_000) };
-        let contact = silence.map_or(Contact::Alive, |s| Contact::Silent { since: Millis(1_000_000 - s * 1000) });
+        let contact =
+            silence.map_or(Contact::Connected { answering: true }, |s| Contact::Silent(Duration::from_secs(s)));
         let outcome = plan(node, contact, pods, suspect, LIMITS, now);
         let seen: Vec<String> = outcome
             .writes
@@ -354,7 +373,7 @@ mod tests {
         );
         let pods: Vec<Value> = (0..25).map(|i| pod(&format!("p{i}"), json!([]))).collect();
         let now = Now { wall: Millis(0), monotonic: Millis(1_000_000) };
-        let outcome = plan(&down, Contact::Silent { since: Millis(0) }, &pods, false, LIMITS, now);
+        let outcome = plan(&down, Contact::Silent(Duration::from_secs(1000)), &pods, false, LIMITS, now);
         assert_eq!(outcome.writes.iter().filter(|w| matches!(w, Write::Delete { .. })).count(), EVICTIONS);
         assert_eq!(outcome.again, Some(Millis(1_001_000)));
     }
