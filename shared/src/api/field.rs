@@ -4,6 +4,31 @@ use std::fmt;
 
 use serde_json::Value;
 
+/// Bytes of a value or path that an error shows: a body of 3 MiB must not come back once an error.
+const MAX_SHOWN: usize = 1024;
+
+/// `text`, cut to what an error shows.
+pub(super) fn clip(mut text: String) -> String {
+    if text.len() > MAX_SHOWN {
+        text.truncate(text.floor_char_boundary(MAX_SHOWN));
+        text.push_str("...");
+        text.shrink_to_fit();
+    }
+    text
+}
+
+/// `value`, cut to what an error shows.
+fn clip_value(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(clip(text)),
+        Value::Array(_) | Value::Object(_) => match value.to_string() {
+            text if text.len() > MAX_SHOWN => Value::String(clip(text)),
+            _ => value,
+        },
+        other => other,
+    }
+}
+
 /// The path of a field, `spec.containers[0].image`, built on the way down.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
@@ -120,7 +145,7 @@ pub struct FieldError {
 
 impl FieldError {
     fn new(kind: Kind, path: &Path<'_>, value: Option<Value>, detail: String) -> FieldError {
-        FieldError { kind, field: path.to_string(), value, detail }
+        FieldError { kind, field: clip(path.to_string()), value: value.map(clip_value), detail: clip(detail) }
     }
 
     pub fn required(path: &Path<'_>, detail: impl Into<String>) -> FieldError {
@@ -198,6 +223,16 @@ impl std::error::Error for FieldError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_is_bounded() {
+        let long = "é".repeat(1 << 20);
+        let path = Path::ROOT.child("data");
+        let many = vec![Value::from("x"); 10_000];
+        for error in [FieldError::invalid(&path.key(&long), long.clone(), "why"), FieldError::duplicate(&path, many)] {
+            assert!(error.to_string().len() < 3 * MAX_SHOWN, "{}", error.to_string().len());
+        }
+    }
 
     #[test]
     fn reads_as_upstream() {

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::field::clip;
+
 /// Duplicate keys remembered; one is enough to refuse, the rest is a help.
 const MAX_DUPLICATES: usize = 64;
 
@@ -194,7 +196,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let seed = Seed { reader: &mut *reader, depth };
             let value = entries.next_value_seed(seed)?;
             if map.insert(key, value).is_some() && reader.duplicates.len() < MAX_DUPLICATES {
-                reader.duplicates.push(reader.path.clone());
+                reader.duplicates.push(clip(reader.path.clone()));
             }
             reader.path.truncate(base);
         }

@@ -4,17 +4,16 @@
 //! A write goes through them in this order (what each returns is in its own docs):
 //!
 //! ```text
-//! json::read(bytes, json::Limits)                  -> Parsed { value, duplicates }
-//! protobuf::decode(bytes)                          -> Decoded { group, version, kind, type_id, value }
-//! patch::merge(&mut target, &patch)                RFC 7396
-//! patch::json(&mut target, &patch)                 -> Result<(), PatchError>      RFC 6902
-//! patch::strategic(type_id, &mut target, patch)    -> Result<(), PatchError>
+//! json::read(bytes, json::Limits)              -> Parsed { value, duplicates }
+//! protobuf::decode(bytes, expected)            -> Decoded { type_id, value }
+//! patch::merge(&mut target, &patch)            RFC 7396
+//! patch::json(&mut target, &patch)             -> Result<(), PatchError>      RFC 6902
+//! patch::strategic(type_id, &mut target, patch) -> Result<(), PatchError>
 //! validate::fields(type_id, &mut value, &duplicates, Mode) -> Result<Vec<String> /* warnings */, FieldsError>
-//! canonical::object(type_id, &mut value)           quantities, empties and times as upstream prints them
+//! canonical::object(type_id, &mut value)       quantities, empties and times as upstream prints them
 //! defaults::apply(type_id, &mut value)
-//! rules::validate(type_id, &new, old)             -> Vec<field::FieldError>
-//! status::Status::{not_found, already_exists, conflict, invalid, bad_request, …}.to_value()
-//! openapi::{v2_json, v2_protobuf, v3_index, v3_document}(&[Served], &mut impl io::Write)
+//! rules::validate(type_id, &new, old)          -> Vec<field::FieldError>
+//! status::Status::invalid(kind, name, &errors).to_value()
 //! ```
 //!
 //! Type ids come from `table::schema().kind(group, version, kind) -> Option<TypeId>`.

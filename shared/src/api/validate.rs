@@ -6,7 +6,7 @@ use std::fmt;
 use base64::Engine as _;
 use serde_json::Value;
 
-use super::field::{FieldError, Path};
+use super::field::{FieldError, Path, clip};
 use super::quantity::Quantity;
 use super::status::{MAX_CAUSES, Status};
 use super::table::{Type, TypeId};
@@ -92,7 +92,7 @@ impl Fitter {
             match id.field(name) {
                 None => {
                     if self.unknown.len() < MAX_REPORTED {
-                        self.unknown.push(format!("unknown field \"{}\"", path.child(name)));
+                        self.unknown.push(format!("unknown field \"{}\"", clip(path.child(name).to_string())));
                     }
                     gone.push(name.clone());
                 }

@@ -83,13 +83,17 @@ fn owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
             let this = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
             match &controller {
                 None => controller = Some(this),
-                Some(first) => errors.push(FieldError::invalid(
+                Some(first) => {
+                    errors.push(FieldError::invalid(
                     &path,
                     meta["ownerReferences"].clone(),
                     format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                     ),
-                )),
+                ));
+                    // One says it.
+                    return;
+                }
             }
         }
     }
