@@ -69,11 +69,6 @@ impl Reporter {
         self.0.changed.listen()
     }
 
-    /// Makes the session look for what there is to report.
-    pub(super) fn wake(&self) {
-        self.0.changed.notify(1);
-    }
-
     pub(super) fn restart(&self) {
         self.state().outbox.restart();
     }

@@ -164,17 +164,13 @@ impl Link {
         let mut told_answering = true;
         loop {
             let changed = self.reporter.listen();
-            if session.is_welcomed() {
-                if let Some(report) = self.reporter.next_report(session.next_sequence()) {
-                    session.report(report);
-                }
-                let answering = self.reporter.is_answering();
-                if answering != told_answering {
-                    session.liveness(answering);
-                    told_answering = answering;
+            // An acknowledgement makes room for the next report, so both until nothing is left.
+            loop {
+                self.drain(session, &mut pipe, server).await?;
+                if !self.tell(session, &mut told_answering) {
+                    break;
                 }
             }
-            self.drain(session, &mut pipe, server).await?;
             let frame = async {
                 if pipe.queued() > MAX_QUEUED {
                     pipe.flush().await.map_err(Lost::Stream)?;
@@ -203,6 +199,26 @@ impl Link {
         }
     }
 
+    /// Hands the session what there is to report; false when there is nothing.
+    fn tell(&self, session: &mut AgentSession, told_answering: &mut bool) -> bool {
+        if !session.is_welcomed() {
+            return false;
+        }
+        let answering = self.reporter.is_answering();
+        let changed = answering != *told_answering;
+        if changed {
+            session.liveness(answering);
+            *told_answering = answering;
+        }
+        match self.reporter.next_report(session.next_sequence()) {
+            Some(report) => {
+                session.report(report);
+                true
+            }
+            None => changed,
+        }
+    }
+
     /// Does what the session asks for, in its order.
     async fn drain(&self, session: &mut AgentSession, pipe: &mut Pipe, server: &str) -> Result<(), Lost> {
         while let Some(output) = session.poll_output() {
@@ -213,8 +229,6 @@ impl Link {
                     smol::unblock(move || identity.adopt(welcome.store)).await.map_err(Lost::Identity)?;
                     self.set_state(LinkState::Connected { server: server.to_owned() });
                     eprintln!("link: connected to {server}");
-                    // What is waiting to be told goes out now.
-                    self.reporter.wake();
                 }
                 AgentOutput::NeedIndex(set) => match self.desired.index(set).await {
                     Ok(entries) => session.index(set, entries),
