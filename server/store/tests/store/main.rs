@@ -2,6 +2,7 @@
 
 mod crash;
 mod embedded;
+mod golden;
 mod model;
 mod sim;
 mod suite;
