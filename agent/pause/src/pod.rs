@@ -376,8 +376,9 @@ impl Pod {
             Some(Ok(())) => {
                 container.record.started_at = milliseconds(sys::now());
                 let record = container.record.clone();
-                self.answer(starting.asker, reply::STARTED, |w| record.encode(w));
+                // What was said to have started is known even if this process dies now.
                 self.save();
+                self.answer(starting.asker, reply::STARTED, |w| record.encode(w));
             }
             Some(Err(failure)) => container.failed = Some((starting.asker, failure)),
         }

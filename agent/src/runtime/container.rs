@@ -35,6 +35,9 @@ impl Sandbox {
         let link = self.inner.link()?;
         let (inner, wanted) = (self.inner.clone(), spec.clone());
         let start = smol::unblock(move || {
+            // One that is there belongs to a container of this name: it must stay as it is.
+            let directory = inner.container_directory(&wanted.id);
+            fs::create_dir(&directory).map_err(Error::on("make", &directory))?;
             let start = prepare(&inner, &wanted);
             if start.is_err() {
                 remove(&inner, &wanted.id);
@@ -91,7 +94,6 @@ impl Sandbox {
 
 fn prepare(inner: &Inner, spec: &ContainerSpec) -> Result<wire::Start<std::ffi::CString>, Error> {
     let directory = inner.container_directory(&spec.id);
-    fs::create_dir(&directory).map_err(Error::on("make", &directory))?;
     let place = make_place(inner, spec, &directory)?;
     let termination_log = match spec.termination_message_path {
         Some(_) => Some(make_termination_log(&place)?),

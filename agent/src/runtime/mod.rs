@@ -116,6 +116,15 @@ impl Runtime {
         Ok(())
     }
 
+    /// Removes the node's own groups, which must be empty: for good, or at the end of a test.
+    ///
+    /// # Errors
+    /// A process that still lives in one.
+    pub fn remove_cgroups(&self) -> Result<(), Error> {
+        let failed = |source| Error::Io { what: format!("remove cgroups of {}", self.shared.config.node), source };
+        cgroup::remove(&*self.shared.cgroups, "").map_err(failed)
+    }
+
     /// Starts a pod's pause process. The sandbox's run directory must not exist.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ const MS_RDONLY: u32 = 1;
 const MS_NOSUID: u32 = 2;
 const MS_NODEV: u32 = 4;
 const MS_NOEXEC: u32 = 8;
+const MS_REMOUNT: u32 = 32;
 const MS_STRICTATIME: u32 = 1 << 24;
 const MS_PRIVATE: u32 = 1 << 18;
 const MS_SLAVE: u32 = 1 << 19;
@@ -253,6 +254,7 @@ impl Build<'_> {
                 for option in options {
                     self.mount("cgroup", &format!("/sys/fs/cgroup/{option}"), locked | read_only, option);
                 }
+                self.mount("tmpfs", "/sys/fs/cgroup", locked | read_only | MS_REMOUNT, "mode=755,size=16k");
             }
         }
     }

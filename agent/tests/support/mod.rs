@@ -48,6 +48,12 @@ impl Node {
         Runtime::new(config(&self.dir, &self.name), self.executor.clone()).expect("a runtime")
     }
 
+    /// The same after another boot.
+    pub fn restart_as(&self, boot_id: &str) -> Runtime {
+        let config = RuntimeConfig { boot_id: boot_id.into(), ..config(&self.dir, &self.name) };
+        Runtime::new(config, self.executor.clone()).expect("a runtime")
+    }
+
     pub fn sandbox_spec(&self, uid: &str) -> SandboxSpec {
         SandboxSpec {
             uid: PodUid(uid.into()),
@@ -197,7 +203,7 @@ pub fn pause_program() -> &'static Path {
 fn layer(dir: &Path, name: &str) -> PathBuf {
     let root = dir.join("layers").join(name);
     fs::create_dir_all(root.join("etc")).unwrap();
-    fs::write(root.join("etc/layer"), name).unwrap();
+    fs::write(root.join("etc/layer"), format!("{name}\n")).unwrap();
     if name == "base" {
         for dir in ["bin", "proc", "sys", "dev", "tmp", "root"] {
             fs::create_dir_all(root.join(dir)).unwrap();
