@@ -38,7 +38,7 @@ pub use netlink::NetlinkError;
 pub use netns::enter;
 pub use node::Uplink;
 
-use dns::feed::{Feed, Process};
+use dns::feed::{Feed, Process, quit_process};
 use dns::zone::Source;
 use netlink::Socket;
 use netlink::route::{PROTOCOL, Route, Scope};
@@ -361,26 +361,26 @@ impl Network {
     }
 
     /// Takes everything back: pods, stock, routes, services, the DNS address, settings. For a node that
-    /// leaves the cluster; a restart of the agent must not call it. Goes on over errors.
+    /// leaves the cluster; a restart of the agent must not call it. Needs no configuration before; goes
+    /// on over errors.
     pub fn teardown(&self) -> Result<(), NetworkError> {
         // From here on nothing is made any more.
-        let node = self.state().node.take();
+        self.state().node = None;
         self.wait_for_stock();
         let mut results: Vec<Result<(), NetworkError>> = Vec::new();
         for uid in self.attachments().into_keys() {
             results.push(self.detach(&uid));
         }
         let mut state = self.state();
-        if let Some(names) = state.names.take() {
-            names.quit();
+        match state.names.take() {
+            Some(names) => names.quit(),
+            None => results.push(quit_process(&self.shared.config.runtime_dir).map_err(NetworkError::from)),
         }
         let records = &self.shared.records;
         for address in std::mem::take(&mut state.stock) {
             results.push(veth::remove(&records.stock_pin(address), address));
         }
-        if let Some((config, uplink)) = node {
-            results.push(clear_node(&config, &uplink).map_err(NetworkError::link("clear routes")));
-        }
+        results.push(clear_node().map_err(NetworkError::link("clear routes")));
         state.tables = None;
         results.push(state.filter().and_then(|mut filter| table::remove(&mut filter)));
         results.push(records.restore_sysctls());

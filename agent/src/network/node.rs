@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use coracle_shared::desired::NodeConfig;
 
 use super::error::NetworkError;
-use super::netlink::route::{Link, PROTOCOL, Route, Scope};
+use super::netlink::route::{Address, Link, PROTOCOL, Route, Scope};
 use super::netlink::{NetlinkError, Socket};
 use super::plan::{self, NodeRoute};
 
@@ -36,14 +36,20 @@ pub(super) fn node_routes(socket: &mut Socket) -> Result<BTreeSet<NodeRoute>, Ne
     Ok(own.filter_map(|r| Some(NodeRoute { to: r.to, via: r.via? })).collect())
 }
 
-/// Removes the node's own routes and the DNS address.
-pub(super) fn clear_node(config: &NodeConfig, uplink: &Uplink) -> Result<(), NetlinkError> {
+/// Removes the routes that this room made and the DNS address: the one of host scope on `lo` that is
+/// none of `lo`'s own. Needs no configuration, so that a node that never was configured again can be
+/// cleared too.
+pub(super) fn clear_node() -> Result<(), NetlinkError> {
     let mut socket = Socket::route()?;
     for route in socket.routes()?.into_iter().filter(|r| r.protocol == PROTOCOL) {
         socket.delete_route(&route)?;
     }
-    socket.delete_route(&service_route(config, uplink))?;
-    socket.delete_address(LOOPBACK, plan::host(config.dns_ip))
+    let of_dns =
+        |a: &Address| a.link == LOOPBACK && a.prefix == 32 && a.scope == Scope::Host as u8 && !a.address.is_loopback();
+    for address in socket.addresses()?.into_iter().filter(of_dns) {
+        socket.delete_address(LOOPBACK, plan::host(address.address))?;
+    }
+    Ok(())
 }
 
 pub(super) fn uplink(socket: &mut Socket, name: Option<&str>) -> Result<Uplink, NetworkError> {

@@ -349,3 +349,12 @@ fn a_udp_client_leaves_a_backend_that_is_gone() {
     }
     lab.finish();
 }
+
+#[test]
+fn an_agent_that_was_never_configured_can_still_clear_up() {
+    let mut lab = Lab::new(1);
+    lab.nodes[0].attach("a");
+    lab.serve(&[service("web", VIP, Some(NODE_PORT), vec![backend(Ipv4Addr::new(10, 42, 1, 2), 80)])]);
+    lab.nodes[0].restart();
+    lab.finish();
+}

@@ -224,14 +224,31 @@ fn look_after(shared: &Shared) {
         pause = (pause * 2).min(LAST_PAUSE);
     }
     if shared.state().stop == Stop::Quit {
-        if let Ok(mut agent) = UnixStream::connect(shared.socket()) {
-            // Its end shows as the end of the stream.
-            let _ = write_order(&mut agent, &Order::Quit).and_then(|()| agent.read_to_end(&mut Vec::new()));
+        // What cannot be ended so is ended below.
+        let _ = quit_process(&shared.process.runtime_dir);
+        if let Some(stuck) = child.as_mut() {
+            let _ = stuck.kill();
         }
-        let _ = fs::remove_file(shared.socket());
-        let _ = fs::remove_file(shared.pid_file());
         reap(&mut child);
     }
+}
+
+/// Ends a DNS process that an earlier agent may have left there, and removes its files.
+pub(crate) fn quit_process(runtime_dir: &Path) -> io::Result<()> {
+    let socket = runtime_dir.join("dns.sock");
+    if let Ok(mut agent) = UnixStream::connect(&socket) {
+        agent.set_read_timeout(Some(START))?;
+        write_order(&mut agent, &Order::Quit)?;
+        // Its end shows as the end of the stream.
+        agent.read_to_end(&mut Vec::new())?;
+    }
+    for path in [socket, runtime_dir.join("dns.pid")] {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a process that has ended or is about to.
