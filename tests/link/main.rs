@@ -82,15 +82,18 @@ fn a_reconnect_sends_and_writes_nothing() {
             .wait_for(|l| l.has("pod/u1") && l.has("service/d/s") && l.config().is_some_and(|c| c.pod_cidr.is_some()))
             .await;
         world.wait("pods", "d", "web", |p| p["status"]["phase"] == "Running").await;
-        let route = |l: &world::Held| l.has("route/n1");
-        agent.wait_for(route).await;
+        // The Node object was the last that shaped either set.
+        let last = world.revision_of("nodes", "", "n1");
+        let is_whole = |l: &world::Held| l.revision(SetKind::Node) >= last && l.revision(SetKind::Shared) >= last;
+        agent.wait_for(is_whole).await;
         let (applies, revision) = (agent.applies(), world.revision());
 
         world.restart().await;
         agent.wait_connected().await;
         // A change made now is the only thing that travels, and it shows that the session is synced.
         world.put("services", "d", "t", json!({"spec": {"clusterIP": "10.43.0.10", "ports": []}}));
-        agent.wait_for(|l| l.has("service/d/t")).await;
+        let last = world.revision();
+        agent.wait_for(|l| l.has("service/d/t") && l.revision(SetKind::Shared) >= last).await;
         assert_eq!(world.revision() - revision, 1, "the agent's reports said nothing new");
         assert_eq!(agent.applies() - applies, 2, "one batch and the end of one set");
     });

@@ -141,6 +141,10 @@ impl World {
         self.store.revision().0
     }
 
+    pub fn revision_of(&self, resource: &str, namespace: &str, name: &str) -> u64 {
+        self.store.get(&Key::new(resource, namespace, name)).unwrap().revision.0
+    }
+
     pub async fn wait(&self, resource: &str, namespace: &str, name: &str, is: impl Fn(&Value) -> bool) -> Value {
         loop {
             let at = self.store.revision();
@@ -172,6 +176,11 @@ pub struct Held {
 impl Held {
     pub fn get(&self, set: SetKind, id: &ItemId) -> Option<&Item> {
         self.sets[set as usize].get(id)
+    }
+
+    /// The generation's revision that a set was last brought to, whole.
+    pub fn revision(&self, set: SetKind) -> u64 {
+        self.generations[set as usize].revision
     }
 
     pub fn has(&self, id: &str) -> bool {
