@@ -9,10 +9,15 @@ use serde_json::{Value, json};
 use super::authz::{ANONYMOUS, MASTERS, NODES};
 use super::reply::{self, Reply, json, respond, text};
 use super::route::Route;
-use super::{Api, discovery};
+use super::{Api, discovery, openapi};
 
 /// The Kubernetes version whose API is served.
 pub const KUBERNETES: &str = "1.36";
+
+/// `gitVersion`.
+pub fn release() -> String {
+    format!("v{KUBERNETES}.0+coracle-{}", env!("CARGO_PKG_VERSION"))
+}
 
 /// `/version`.
 pub fn version() -> Value {
@@ -22,7 +27,7 @@ pub fn version() -> Value {
         "aarch64" => "arm64",
         other => other,
     };
-    json!({"major": major, "minor": minor, "gitVersion": format!("v{KUBERNETES}.0+coracle-{}", env!("CARGO_PKG_VERSION")),
+    json!({"major": major, "minor": minor, "gitVersion": release(),
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
         "compiler": "rustc", "platform": format!("linux/{arch}")})
 }
@@ -63,7 +68,9 @@ impl Api {
             Route::Version => reply::value(StatusCode::OK, &version()),
             Route::Health => text(StatusCode::OK, "ok"),
             Route::Root => reply::value(StatusCode::OK, &paths()),
-            Route::OpenApiV2 | Route::OpenApiV3(_) | Route::Object(_) => return Err(Status::no_such_path()),
+            Route::OpenApiV2 => openapi::v2(wish)?,
+            Route::OpenApiV3(of) => openapi::v3(*of, wish)?,
+            Route::Object(_) => return Err(Status::no_such_path()),
         })
     }
 

@@ -34,7 +34,7 @@ pub async fn handle(api: &Api, client: &Client, request: Request<Incoming>) -> R
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: impl AsHeaderName) -> Option<&'a str> {
+fn header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 

@@ -13,6 +13,7 @@ mod handle;
 pub mod http;
 mod list;
 pub mod object;
+mod openapi;
 mod patch;
 mod patient;
 mod query;

@@ -123,7 +123,7 @@ fn handshake(headers: &HeaderMap) -> Result<(String, &'static str), Status> {
 }
 
 /// The words of a header that may be a list, or be there several times.
-fn all<'a>(headers: &'a HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &'a str> {
+fn all(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &str> {
     let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).map(str::trim)
 }

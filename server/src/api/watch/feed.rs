@@ -218,11 +218,9 @@ impl Feed {
     fn timer_fired(&mut self) {
         let now = Instant::now();
         self.over = now >= self.ends;
-        if let Some(next) = self.next_bookmark {
-            if self.over || now >= next {
-                self.due = Some((self.hub.handed().max(self.known), false));
-                self.next_bookmark = Some(now + BOOKMARK_EVERY);
-            }
+        if self.next_bookmark.is_some_and(|next| self.over || now >= next) {
+            self.due = Some((self.hub.handed().max(self.known), false));
+            self.next_bookmark = Some(now + BOOKMARK_EVERY);
         }
         self.timer.set_at(self.next_bookmark.map_or(self.ends, |b| b.min(self.ends)));
     }

@@ -27,7 +27,6 @@ use crate::kinds::{self, Kind, Moment, View};
 
 pub use alloc::address;
 pub use delete::{Deleted, Options, Propagation, dry_run};
-pub use meta::uuid;
 pub use parts::{scale_of, scaled};
 pub use update::Intent;
 

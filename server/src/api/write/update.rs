@@ -2,7 +2,7 @@
 
 use coracle_shared::api::json::Parsed;
 use coracle_shared::api::status::Status;
-use coracle_store::{Change, Commit, CommitError, Item, Precondition, Revision};
+use coracle_store::{Change, Commit, CommitError, Item, Precondition};
 use serde_json::Value;
 
 use super::{ATTEMPTS, Call, Writer, Written, alloc, broken, check, item_of, meta, put, shape};
