@@ -13,6 +13,10 @@ use super::documents::{Wish, release, tag};
 use super::reply::{JSON, Payload, Reply, json, respond};
 use crate::kinds::{self, Kind, VERBS};
 
+/// What version 2 in protobuf is answered as: the type that is asked for has an `@`, which Go's
+/// clients cannot read in an answer.
+const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// Every kind as the documents describe it. `parts` are the subresources of each row.
 fn served<'a>(parts: &'a [Vec<Subresource<'static>>]) -> Vec<Served<'a>> {
     let rows = kinds::all().iter().zip(parts);
@@ -44,7 +48,7 @@ fn parts() -> Vec<Vec<Subresource<'static>>> {
 fn chosen(accept: Option<&str>, other: Option<&'static str>) -> Result<&'static str, Status> {
     let Some(accept) = accept else { return Ok(JSON) };
     let known = Media::parse(accept).into_iter().find_map(|media| match media.kind {
-        kind if Some(kind) == other => other,
+        V2_PROTOBUF | V2_PROTOBUF_ANSWER if other.is_some() => other,
         _ if media.is_json() => Some(JSON),
         _ => None,
     });
@@ -53,7 +57,7 @@ fn chosen(accept: Option<&str>, other: Option<&'static str>) -> Result<&'static 
 
 /// `/openapi/v2`.
 pub fn v2(wish: Wish<'_>) -> Result<Reply, Status> {
-    let content_type = chosen(wish.accept, Some(V2_PROTOBUF))?;
+    let content_type = chosen(wish.accept, Some(V2_PROTOBUF_ANSWER))?;
     let parts = parts();
     let served = served(&parts);
     let release = release();
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn version_2_is_protobuf_for_those_who_ask() {
         let reply = v2(Wish { accept: Some(V2_PROTOBUF), if_none_match: None }).expect("a document");
-        assert_eq!(reply.headers()["content-type"], V2_PROTOBUF);
+        assert_eq!(reply.headers()["content-type"], V2_PROTOBUF_ANSWER);
         let reply = v2(Wish { accept: Some("application/json, */*"), if_none_match: None }).expect("a document");
         assert_eq!(reply.headers()["content-type"], JSON);
         let refused = v3(

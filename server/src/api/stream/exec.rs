@@ -56,14 +56,18 @@ impl Api {
     ) -> Result<Reply, Status> {
         let pod = object::of_item(target.kind, &list::find(&*self.store, target)?);
         let exec = exec_request(&pod, query)?;
+        // Before the handshake: a client that falls back to another protocol is told the same.
+        let node = node_of(&pod)?;
         let (accept, protocol) = handshake(request.headers())?;
-        let stream = self.nodes.open_exec(&node_of(&pod)?, exec).await.map_err(refusal)?;
         let upgrade = hyper::upgrade::on(request);
-        let busy = client.work.begin();
+        let (busy, nodes) = (client.work.begin(), self.nodes.clone());
         let session = async move {
             let _busy = busy;
             if let Ok(upgraded) = upgrade.await {
-                serve(UpgradedIo::new(upgraded), stream).await;
+                // What goes wrong on the way to the node is told on the channel for it: a refused
+                // upgrade would make clients try SPDY, and tell people of that instead.
+                let opened = nodes.open_exec(&node, exec).await.map_err(refusal);
+                serve(UpgradedIo::new(upgraded), opened).await;
             }
         };
         self.config.executor.spawn(session).detach();
@@ -129,7 +133,7 @@ fn all(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &st
 }
 
 /// Carries both directions until the command ends or the client leaves.
-async fn serve(io: Io, stream: ExecStream) {
+async fn serve(io: Io, opened: Result<ExecStream, Status>) {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER)
         .write_buffer_size(0)
@@ -137,6 +141,15 @@ async fn serve(io: Io, stream: ExecStream) {
         .max_frame_size(Some(MAX_MESSAGE));
     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
     let (mut sender, mut receiver) = socket.split();
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(status) => {
+            // Whether the client still hears it is its own affair.
+            let _ = message(&mut sender, ENDED, &status.to_value().to_string().into_bytes()).await;
+            let _ = sender.close(None).await;
+            return;
+        }
+    };
     let output = async {
         while let Ok(output) = stream.output.recv().await {
             let last = matches!(output, ExecOutput::Exit(_) | ExecOutput::Failed(_));
@@ -171,9 +184,11 @@ async fn send(sender: &mut WebSocketSender<Io>, output: ExecOutput) -> Result<()
         ExecOutput::Exit(code) => (ENDED, exit_status(code).to_string().into_bytes()),
         ExecOutput::Failed(why) => (ENDED, Status::internal(why).to_value().to_string().into_bytes()),
     };
-    let mut message = Vec::with_capacity(bytes.len() + 1);
-    message.push(channel);
-    message.extend_from_slice(&bytes);
+    message(sender, channel, &bytes).await
+}
+
+async fn message(sender: &mut WebSocketSender<Io>, channel: u8, bytes: &[u8]) -> Result<(), ()> {
+    let message = [&[channel], bytes].concat();
     sender.send(Message::binary(message)).await.map_err(|_| ())
 }
 

@@ -247,10 +247,10 @@ impl Feed {
                 out.push(line);
             }
         }
-        if !out.full() {
-            if let Some((revision, initial)) = self.due.take() {
-                out.push(self.bookmark(revision, initial));
-            }
+        if !out.full()
+            && let Some((revision, initial)) = self.due.take()
+        {
+            out.push(self.bookmark(revision, initial));
         }
         out.finish()
     }
