@@ -43,6 +43,10 @@ pub struct Flags {
     #[argh(option)]
     pub kubeconfig: Option<PathBuf>,
 
+    /// a registries.json as agents have, for asking which architectures an image is made for
+    #[argh(option)]
+    pub registries: Option<PathBuf>,
+
     /// print the version and features of this program
     #[argh(switch)]
     pub version: bool,

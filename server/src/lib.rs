@@ -1,6 +1,7 @@
 //! coracle-server: the Kubernetes API, controllers, scheduler and node sessions in one small program.
 
 pub mod api;
+pub mod bridge;
 pub mod flags;
 pub mod kinds;
 pub mod nodes;

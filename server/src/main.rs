@@ -5,22 +5,31 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_net::TcpListener;
 use async_signal::{Signal, Signals};
-use coracle_server::api::stream::NoNodes;
+use coracle_controllers::{Controllers, NodeLimits};
 use coracle_server::api::{Api, Config, http, seed};
+use coracle_server::bridge::{NodeContacts, RegistryPlatforms, SystemClock, follow_contacts};
 use coracle_server::flags::Flags;
+use coracle_server::nodes::{ClusterNetwork, Nodes};
 use coracle_server::pki::{self, Pki};
-use coracle_server::tls;
+use coracle_server::{kinds, tls};
 use coracle_store::embedded::{Embedded, Options};
+use coracle_store::monotonic;
 use futures_lite::StreamExt as _;
-use smol::Executor;
+use smol::{Executor, Task};
 
 /// Threads that run tasks beside the main one: TLS and JSON of many clients use both cores of a
 /// small machine, and more would only cost memory.
 const EXTRA_THREADS: usize = 1;
+
+/// Nodes whose contact changed and that the controllers have not looked at yet.
+const CONTACT_CHANGES: usize = 1024;
+
+/// How often the server looks whether a certificate of its own is due.
+const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 
 type Fault = Box<dyn Error>;
 
@@ -68,17 +77,9 @@ fn run(flags: &Flags) -> Result<(), Fault> {
 }
 
 fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault> {
+    let platforms = Arc::new(RegistryPlatforms::open(flags.registries.as_deref())?);
     let pki = Arc::new(Pki::open(state, &flags.advertise, SystemTime::now())?);
-    let tls = Arc::new(tls::api_config(&pki)?);
     let executor = Arc::new(Executor::new());
-    let config = Config {
-        address: advertised(flags),
-        service_cidr: flags.service_cidr,
-        clock: Arc::new(wall),
-        random: Arc::new(random),
-        executor: executor.clone(),
-    };
-    let api = Arc::new(Api::new(store, Arc::new(NoNodes), config));
     for _ in 0..EXTRA_THREADS {
         let executor = executor.clone();
         let run = move || smol::block_on(executor.run(smol::future::pending::<()>()));
@@ -89,25 +90,103 @@ fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault>
         let listener =
             TcpListener::bind(flags.listen).await.map_err(|e| format!("listening on {}: {e}", flags.listen))?;
         let address = listener.local_addr()?;
+        let nodes = Arc::new(Nodes::open(address, network(flags), pki.clone(), store.clone(), monotonic())?);
+        let api = Arc::new(Api::new(store.clone(), nodes.clone(), config(flags, executor.clone())));
         seed::seed(&api, address.port()).await?;
-        write_kubeconfig(flags, state, &pki, address)?;
-        let changes = api.clone();
-        let _changes = executor.spawn(async move { changes.run().await });
+        nodes.publish(&join_addresses(flags, address)).await?;
+        let tls = Arc::new(tls::api_config(&pki)?);
+        let _rooms = rooms(flags, &executor, &api, &nodes, store, platforms);
         let _listener = executor.spawn(http::serve(api, listener, tls, executor.clone()));
+        let _renewal = executor.spawn(renew(pki.clone()));
+        write_kubeconfig(flags, state, &pki, address)?;
         log(format_args!("serving the API on {address}"));
         signals.next().await;
         log(format_args!("stopping"));
+        nodes.close().await;
         Ok(())
     }))
+}
+
+/// Starts what runs beside the listener; dropping the tasks ends it.
+fn rooms(
+    flags: &Flags,
+    executor: &Executor<'static>,
+    api: &Arc<Api>,
+    nodes: &Arc<Nodes>,
+    store: Arc<Embedded>,
+    platforms: Arc<RegistryPlatforms>,
+) -> Vec<Task<()>> {
+    let clock = Arc::new(SystemClock::start());
+    let sessions = nodes.contacts();
+    let (changed, contact_changes) = async_channel::bounded(CONTACT_CHANGES);
+    let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+    let mut resources: Vec<(&'static str, bool)> =
+        kinds::all().iter().map(|kind| (kind.storage.resource, kind.namespaced)).collect();
+    resources.sort_unstable();
+    resources.dedup();
+    let controllers = Controllers {
+        store: store.clone(),
+        submit: api.clone(),
+        clock: clock.clone(),
+        contacts: Arc::new(NodeContacts { sessions: sessions.clone(), clock: clock.clone() }),
+        contact_changes,
+        node_limits: NodeLimits { grace_millis: seconds(flags.node_grace), evict_millis: seconds(flags.evict_after) },
+        resources,
+    };
+    let (changes, sessions_of) = (api.clone(), nodes.clone());
+    vec![
+        executor.spawn(async move { changes.run().await }),
+        executor.spawn(async move { sessions_of.run().await }),
+        executor.spawn(follow_contacts(sessions, store.clone(), changed)),
+        executor.spawn(coracle_controllers::run(controllers)),
+        executor.spawn(coracle_scheduler::run(store, api.clone(), platforms, clock)),
+    ]
+}
+
+/// Renews the server's own certificates while there is time.
+async fn renew(pki: Arc<Pki>) {
+    loop {
+        smol::Timer::after(RENEWAL).await;
+        let pki = pki.clone();
+        if let Err(error) = smol::unblock(move || pki.renew(SystemTime::now())).await {
+            log(format_args!("renewing certificates: {error}"));
+        }
+    }
+}
+
+fn network(flags: &Flags) -> ClusterNetwork {
+    ClusterNetwork {
+        cluster_cidr: flags.pod_cidr,
+        service_cidr: flags.service_cidr,
+        dns_ip: seed::dns_address(flags.service_cidr),
+        domain: "cluster.local".into(),
+    }
+}
+
+fn config(flags: &Flags, executor: Arc<Executor<'static>>) -> Config {
+    Config {
+        address: advertised(flags),
+        service_cidr: flags.service_cidr,
+        clock: Arc::new(wall),
+        random: Arc::new(random),
+        executor,
+    }
+}
+
+/// `HOST:PORT` of every address under which machines join.
+fn join_addresses(flags: &Flags, address: SocketAddr) -> Vec<String> {
+    let own = match address.ip() {
+        ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        ip => ip.to_string(),
+    };
+    let named = if flags.advertise.is_empty() { vec![own] } else { flags.advertise.clone() };
+    named.iter().map(|host| format!("{host}:{}", address.port())).collect()
 }
 
 /// `HOST:PORT` under which clients find the server.
 fn advertised(flags: &Flags) -> String {
     let host = flags.advertise.first().map_or("127.0.0.1", String::as_str);
-    match host.contains(':') {
-        true => host.to_owned(),
-        false => format!("{host}:{}", flags.listen.port()),
-    }
+    format!("{host}:{}", flags.listen.port())
 }
 
 fn write_kubeconfig(flags: &Flags, state: &Path, pki: &Pki, address: SocketAddr) -> Result<(), Fault> {

@@ -1,8 +1,11 @@
 //! What a cluster has from its first start: the namespaces and the `kubernetes` Service.
 
+use std::net::Ipv4Addr;
+
 use coracle_shared::api::json::Parsed;
 use coracle_shared::api::status::Status;
 use coracle_shared::api::validate::Mode;
+use coracle_shared::desired::Cidr;
 use coracle_shared::submit::Identity;
 use serde_json::{Value, json};
 
@@ -13,6 +16,11 @@ use super::write::{Call, address};
 use crate::kinds;
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Where pods find DNS: the tenth address of the range, by convention.
+pub fn dns_address(service_cidr: Cidr) -> Ipv4Addr {
+    address(service_cidr, 10)
+}
 
 /// Makes what is missing; what is there stays as it is. `port` is the API's own.
 pub async fn seed(api: &Api, port: u16) -> Result<(), Status> {

@@ -218,6 +218,8 @@ fn update(object: &mut Value, old: &Value) {
             object["spec"][field] = before.clone();
         }
     }
+    // A client that replaces a pod by its manifest does not name what was added to it.
+    add_tolerations(&mut object["spec"]);
 }
 
 /// A node's word on a pod that is not over lives in memory: the node says it again.

@@ -106,16 +106,3 @@ pub trait NodeStreams: Send + Sync + 'static {
 
     fn open_exec<'a>(&'a self, node: &'a str, request: ExecRequest) -> BoxFuture<'a, Result<ExecStream, StreamError>>;
 }
-
-/// A server without nodes: every node is away.
-pub struct NoNodes;
-
-impl NodeStreams for NoNodes {
-    fn open_logs<'a>(&'a self, node: &'a str, _: LogRequest) -> BoxFuture<'a, Result<LogReader, StreamError>> {
-        Box::pin(async move { Err(StreamError::NodeAway { node: node.to_owned() }) })
-    }
-
-    fn open_exec<'a>(&'a self, node: &'a str, _: ExecRequest) -> BoxFuture<'a, Result<ExecStream, StreamError>> {
-        Box::pin(async move { Err(StreamError::NodeAway { node: node.to_owned() }) })
-    }
-}

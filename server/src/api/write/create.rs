@@ -31,7 +31,7 @@ impl Writer {
             self.within_namespace(call.target, &mut commit)?;
             let claim = alloc::claim(self, kind, &mut object, None, &mut commit);
             // What is wrong with the object comes before what could not be had for it.
-            check(kind, &object, None)?;
+            check(call.target, &object, None)?;
             claim?;
             let name = View(&object).text(&["metadata", "name"]).to_owned();
             let key = key(&Target { name: name.clone(), ..call.target.clone() });

@@ -13,7 +13,7 @@ use coracle_shared::api::json::Parsed;
 use coracle_shared::api::status::{GroupKind, Status};
 use coracle_shared::api::table::{TypeId, schema};
 use coracle_shared::api::validate::{self, Mode};
-use coracle_shared::api::{canonical, defaults};
+use coracle_shared::api::{canonical, defaults, rules};
 use coracle_shared::desired::Cidr;
 use coracle_shared::submit::Identity;
 use coracle_store::{Change, CommitError, Item, Revision, Store};
@@ -101,9 +101,16 @@ fn shape(kind: &'static Kind, parsed: Parsed, mode: Mode) -> Result<(Value, Vec<
     Ok((value, warnings))
 }
 
-/// The last check before the store: the object in its stored form, and what it was.
-fn check(kind: &'static Kind, new: &Value, _old: Option<&Value>) -> Result<(), Status> {
-    let errors = validate::values(type_id(kind), new);
+/// The last check before the store: the object in its stored form, and what it was. A write to a
+/// part of an object leaves the rest as it was checked before.
+fn check(target: &Target, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let kind = target.kind;
+    let storage = kind.storage;
+    let id = schema().kind(storage.group, storage.version, kind.kind).expect("every row is in the field table");
+    let errors = match (target.sub, old) {
+        (Some(_), Some(old)) => rules::validate_status(id, new, old),
+        _ => rules::validate(id, new, old),
+    };
     match errors.is_empty() {
         true => Ok(()),
         false => Err(Status::invalid(group_kind(kind), View(new).text(&["metadata", "name"]), &errors)),

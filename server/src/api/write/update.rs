@@ -76,7 +76,7 @@ impl Writer {
         if kind.generation && meta::desired_differs(&new, &old) {
             new["metadata"]["generation"] = (View(&old).number(&["metadata", "generation"]) + 1).into();
         }
-        check(kind, &new, Some(&old))?;
+        check(call.target, &new, Some(&old))?;
         Ok((new, warnings))
     }
 }
