@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_net::TcpListener;
 use async_signal::{Signal, Signals};
 use coracle_controllers::{Controllers, NodeLimits};
+use coracle_server::api::http::Times;
 use coracle_server::api::{Api, Config, http, seed};
 use coracle_server::bridge::{NodeContacts, RegistryPlatforms, SystemClock, follow_contacts};
 use coracle_server::flags::Flags;
@@ -96,7 +97,7 @@ fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault>
         nodes.publish(&join_addresses(flags, address)).await?;
         let tls = Arc::new(tls::api_config(&pki)?);
         let _rooms = rooms(flags, &executor, &api, &nodes, store, platforms);
-        let _listener = executor.spawn(http::serve(api, listener, tls, executor.clone()));
+        let _listener = executor.spawn(http::serve(api, listener, tls, Times::default(), executor.clone()));
         let _renewal = executor.spawn(renew(pki.clone()));
         write_kubeconfig(flags, state, &pki, address)?;
         log(format_args!("serving the API on {address}"));

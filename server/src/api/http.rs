@@ -29,11 +29,24 @@ use crate::pki::Peer;
 /// Connections at once; more are closed as they come.
 const MAX_CONNECTIONS: usize = 10_000;
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For the head of a request over HTTP/1.1.
+    pub head: Duration,
+    /// With no request under way.
+    pub idle: Duration,
+    /// With something sent that they do not take.
+    pub stall: Duration,
+}
 
-/// How long the head of a request may take over HTTP/1.1.
-const HEAD: Duration = Duration::from_secs(30);
+impl Default for Times {
+    fn default() -> Times {
+        Times { handshake: Duration::from_secs(10), head: Duration::from_secs(30), idle: IDLE, stall: STALL }
+    }
+}
 
 /// Bytes of headers in a request.
 const MAX_HEAD: usize = 64 << 10;
@@ -58,7 +71,13 @@ pub struct Client {
 }
 
 /// Serves the API on a listener until dropped.
-pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<ServerConfig>, executor: Arc<Executor<'static>>) {
+pub async fn serve(
+    api: Arc<Api>,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    times: Times,
+    executor: Arc<Executor<'static>>,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let open = Arc::new(AtomicUsize::new(0));
     loop {
@@ -77,7 +96,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<ServerConfig>,
         let connection = async move {
             let _place = place;
             // What goes wrong with one connection is its client's to see.
-            let _ = connect(api, socket, acceptor, spawner).await;
+            let _ = connect(api, socket, acceptor, times, spawner).await;
         };
         executor.spawn(connection).detach();
     }
@@ -103,20 +122,21 @@ async fn connect(
     api: Arc<Api>,
     socket: TcpStream,
     acceptor: TlsAcceptor,
+    times: Times,
     executor: Arc<Executor<'static>>,
 ) -> io::Result<()> {
     socket.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_keepalive(&socket, true)?;
     rustix::net::sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE)?;
     let late = async {
-        smol::Timer::after(HANDSHAKE).await;
+        smol::Timer::after(times.handshake).await;
         Err(io::ErrorKind::TimedOut.into())
     };
     let stream = acceptor.accept(socket).or(late).await?;
     let who = identify(&stream)?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Arc::new(Client { who, work: Work::default() });
-    let patience = Patience { idle: IDLE, stall: STALL };
+    let patience = Patience { idle: times.idle, stall: times.stall };
     let io = FuturesIo::new(Patient::new(stream, client.work.clone(), patience));
     let service = service_fn(move |request| {
         let (api, client) = (api.clone(), client.clone());
@@ -128,14 +148,14 @@ async fn connect(
     });
     let served = match http2 {
         true => http2_builder(executor).serve_connection(io, service).await,
-        false => http1_builder().serve_connection(io, service).with_upgrades().await,
+        false => http1_builder(times).serve_connection(io, service).with_upgrades().await,
     };
     served.map_err(io::Error::other)
 }
 
-fn http1_builder() -> hyper::server::conn::http1::Builder {
+fn http1_builder(times: Times) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(SmolTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD).half_close(true);
+    builder.timer(SmolTimer::new()).header_read_timeout(times.head).max_buf_size(MAX_HEAD).half_close(true);
     builder
 }
 

@@ -1,0 +1,5 @@
+//! The API as clients see it, over real TLS connections: what unit tests of its parts can not show.
+
+mod hostile;
+mod streams;
+mod world;
