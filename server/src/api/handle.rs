@@ -91,33 +91,42 @@ async fn object(api: &Api, client: &Client, target: Target, mut request: Request
     }
 }
 
+/// Bytes of a body that is too large that are still taken in and thrown away: a client that is cut off
+/// while it sends would not read the answer.
+const DRAIN: usize = 4 * MAX_BODY;
+
 /// Reads a body within its bounds of size and time.
 async fn read(request: Request<Incoming>) -> Result<Bytes, Status> {
     let announced = header(request.headers(), CONTENT_LENGTH).and_then(|l| l.parse::<usize>().ok());
-    if announced.is_some_and(|l| l > MAX_BODY) {
-        return Err(Status::too_large(MAX_BODY));
-    }
     if request.body().is_end_stream() {
         return Ok(Bytes::new());
     }
-    let whole = async {
-        let mut body = request.into_body();
-        let mut bytes = Vec::with_capacity(announced.unwrap_or_default());
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| Status::bad_request(format!("the request's body broke off: {e}")))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > MAX_BODY {
-                return Err(Status::too_large(MAX_BODY));
-            }
-            bytes.extend_from_slice(&data);
-        }
-        Ok(Bytes::from(bytes))
-    };
     let late = async {
         smol::Timer::after(BODY_TIME).await;
         let mut status = Status::bad_request("the request's body did not arrive in time");
         (status.code, status.reason) = (408, "Timeout");
         Err(status)
     };
-    whole.or(late).await
+    collect(request.into_body(), announced.unwrap_or_default()).or(late).await
+}
+
+async fn collect(mut body: Incoming, announced: usize) -> Result<Bytes, Status> {
+    let mut taken = 0;
+    let mut bytes = Vec::with_capacity(if announced > MAX_BODY { 0 } else { announced });
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("the request's body broke off: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        taken += data.len();
+        if announced.max(taken) <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        } else if announced.max(taken) > DRAIN {
+            break;
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    match announced.max(taken) > MAX_BODY {
+        true => Err(Status::too_large(MAX_BODY)),
+        false => Ok(bytes.into()),
+    }
 }
