@@ -12,7 +12,7 @@ use async_signal::{Signal, Signals};
 use coracle_controllers::{Controllers, NodeLimits};
 use coracle_server::api::http::Times;
 use coracle_server::api::{Api, Config, http, seed};
-use coracle_server::bridge::{NodeContacts, RegistryPlatforms, SystemClock, follow_contacts};
+use coracle_server::bridge::{RegistryPlatforms, SystemClock};
 use coracle_server::flags::Flags;
 use coracle_server::nodes::{ClusterNetwork, Nodes};
 use coracle_server::pki::{self, Pki};
@@ -25,9 +25,6 @@ use smol::{Executor, Task};
 /// Threads that run tasks beside the main one: TLS and JSON of many clients use both cores of a
 /// small machine, and more would only cost memory.
 const EXTRA_THREADS: usize = 1;
-
-/// Nodes whose contact changed and that the controllers have not looked at yet.
-const CONTACT_CHANGES: usize = 1024;
 
 /// How often the server looks whether a certificate of its own is due.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
@@ -118,8 +115,6 @@ fn rooms(
     platforms: Arc<RegistryPlatforms>,
 ) -> Vec<Task<()>> {
     let clock = Arc::new(SystemClock::start());
-    let sessions = nodes.contacts();
-    let (changed, contact_changes) = async_channel::bounded(CONTACT_CHANGES);
     let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let mut resources: Vec<(&'static str, bool)> =
         kinds::all().iter().map(|kind| (kind.storage.resource, kind.namespaced)).collect();
@@ -129,16 +124,14 @@ fn rooms(
         store: store.clone(),
         submit: api.clone(),
         clock: clock.clone(),
-        contacts: Arc::new(NodeContacts { sessions: sessions.clone(), clock: clock.clone() }),
-        contact_changes,
+        contacts: nodes.contacts(),
         node_limits: NodeLimits { grace_millis: seconds(flags.node_grace), evict_millis: seconds(flags.evict_after) },
         resources,
     };
-    let (changes, sessions_of) = (api.clone(), nodes.clone());
+    let (changes, sessions) = (api.clone(), nodes.clone());
     vec![
         executor.spawn(async move { changes.run().await }),
-        executor.spawn(async move { sessions_of.run().await }),
-        executor.spawn(follow_contacts(sessions, store.clone(), changed)),
+        executor.spawn(async move { sessions.run().await }),
         executor.spawn(coracle_controllers::run(controllers)),
         executor.spawn(coracle_scheduler::run(store, api.clone(), platforms, clock)),
     ]
