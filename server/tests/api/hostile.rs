@@ -62,6 +62,7 @@ fn bodies_are_bounded_whether_announced_or_not() {
         chunked.extend_from_slice(&vec![b' '; 0x10000]);
         chunked.extend_from_slice(b"\r\n");
     }
+    chunked.extend_from_slice(b"0\r\n\r\n");
     exchange(world.admin(), &chunked).refusal(413);
 }
 
