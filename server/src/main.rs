@@ -1,7 +1,7 @@
 //! coracle-server: opens the store and the certificates, wires the rooms together, and ends cleanly.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -91,6 +91,7 @@ fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault>
         let nodes = Arc::new(Nodes::open(address, network(flags), pki.clone(), store.clone(), monotonic())?);
         let api = Arc::new(Api::new(store.clone(), nodes.clone(), config(flags, executor.clone())));
         seed::seed(&api, address.port()).await?;
+        seed::publish(&api, &own_addresses(flags, address), address.port()).await?;
         nodes.publish(&join_addresses(flags, address)).await?;
         let tls = Arc::new(tls::api_config(&pki)?);
         let _rooms = rooms(flags, &executor, &api, &nodes, store, platforms);
@@ -165,6 +166,17 @@ fn config(flags: &Flags, executor: Arc<Executor<'static>>) -> Config {
         random: Arc::new(random),
         executor,
     }
+}
+
+/// The addresses under which pods reach this server.
+fn own_addresses(flags: &Flags, address: SocketAddr) -> Vec<Ipv4Addr> {
+    let mut addresses: Vec<Ipv4Addr> = flags.advertise.iter().filter_map(|a| a.parse().ok()).collect();
+    if let (true, SocketAddr::V4(own)) = (addresses.is_empty(), address) {
+        addresses.push(*own.ip());
+    }
+    // Nobody else can reach a server behind these.
+    addresses.retain(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    addresses
 }
 
 /// `HOST:PORT` of every address under which machines join.

@@ -9,6 +9,7 @@ pub mod authz;
 mod body;
 mod discovery;
 mod documents;
+mod expire;
 mod handle;
 pub mod http;
 mod list;
@@ -34,6 +35,7 @@ use coracle_shared::api::status::{Resource, Status};
 use coracle_shared::desired::Cidr;
 use coracle_shared::submit::Identity;
 use coracle_store::{Key, Range, Store};
+use futures_lite::FutureExt as _;
 use serde_json::Value;
 
 use crate::kinds::View;
@@ -79,9 +81,10 @@ impl Api {
         Api { hub: Hub::new(&*store), store, writer, nodes, config }
     }
 
-    /// Hands changes to watchers, for ever. Runs once.
+    /// Hands changes to watchers and removes old Events, for ever. Runs once.
     pub async fn run(&self) {
-        self.hub.run(&*self.store).await;
+        let expiry = expire::run(self.store.clone(), self.config.clock.clone());
+        self.hub.run(&*self.store).or(expiry).await;
     }
 
     fn authorize(&self, who: &Identity, ask: &Attributes<'_>) -> Result<(), Status> {

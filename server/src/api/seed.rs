@@ -1,4 +1,5 @@
-//! What a cluster has from its first start: the namespaces and the `kubernetes` Service.
+//! What a cluster has from its first start: the namespaces, and the `kubernetes` Service with the
+//! server behind it.
 
 use std::net::Ipv4Addr;
 
@@ -35,8 +36,41 @@ pub async fn seed(api: &Api, port: u16) -> Result<(), Status> {
     make(api, "services", "default", service).await
 }
 
+/// Says where the server is behind the `kubernetes` Service, for pods: its addresses and port. The
+/// Service has no selector, so that no controller does.
+pub async fn publish(api: &Api, addresses: &[Ipv4Addr], port: u16) -> Result<(), Status> {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let ips: Vec<Value> = texts.iter().map(|ip| json!({"ip": ip})).collect();
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let subsets = if ips.is_empty() { json!([]) } else { json!([{"addresses": ips, "ports": ports}]) };
+    let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    let endpoints = json!({"metadata": {"name": "kubernetes", "labels": labels}, "subsets": subsets});
+    put(api, "endpoints", "default", endpoints).await?;
+    let backends: Vec<Value> =
+        texts.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+    let labels = json!({"kubernetes.io/service-name": "kubernetes"});
+    let slice = json!({"metadata": {"name": "kubernetes", "labels": labels}, "addressType": "IPv4",
+        "endpoints": backends, "ports": ports});
+    put(api, "endpointslices.discovery.k8s.io", "default", slice).await
+}
+
+/// Makes an object, or replaces what is there by it.
+async fn put(api: &Api, resource: &str, namespace: &str, value: Value) -> Result<(), Status> {
+    make(api, resource, namespace, value.clone()).await?;
+    let (who, kind) = (own_identity(), kinds::by_resource(resource).ok_or_else(Status::no_such_path)?);
+    let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let target = Target { kind, namespace: namespace.into(), name, sub: None };
+    let call = Call { who: &who, target: &target, dry_run: false, mode: Mode::Strict };
+    let intent = |_: &Value| Ok(Parsed { value: value.clone(), duplicates: Vec::new() });
+    api.writer.modify(&call, &intent).await.map(|_| ())
+}
+
+fn own_identity() -> Identity {
+    Identity { user: "system:apiserver".into(), groups: vec![MASTERS.into()] }
+}
+
 async fn make(api: &Api, resource: &str, namespace: &str, value: Value) -> Result<(), Status> {
-    let who = Identity { user: "system:apiserver".into(), groups: vec![MASTERS.into()] };
+    let who = own_identity();
     let kind = kinds::by_resource(resource).ok_or_else(Status::no_such_path)?;
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let key = coracle_store::Key::new(kind.stored(), namespace, name);

@@ -19,7 +19,7 @@ use std::sync::{Arc, LazyLock};
 use coracle_store::Class;
 use serde_json::Value;
 
-pub use human::age;
+pub use human::{age, millis};
 pub use view::View;
 pub use workload::selector;
 
