@@ -2,7 +2,8 @@
 //!
 //! `store_bench DIRECTORY [WRITES]`: the directory must be on the disk to measure; what is made
 //! in it is removed again. `store_bench --open DIRECTORY` opens a store in a process of its own
-//! and prints the seconds it took, its objects and the resident memory.
+//! and prints the seconds it took, its objects and the resident memory; `--fill DIRECTORY` prints
+//! the memory of a process that made and updated 10,000 objects.
 
 use std::fs;
 use std::io::Write as _;
@@ -23,6 +24,9 @@ fn main() -> Outcome<()> {
     let directory = arguments.next().ok_or("usage: store_bench DIRECTORY [WRITES]")?;
     if directory == "--open" {
         return open(Path::new(&arguments.next().ok_or("usage: store_bench --open DIRECTORY")?));
+    }
+    if directory == "--fill" {
+        return fill(Path::new(&arguments.next().ok_or("usage: store_bench --fill DIRECTORY")?));
     }
     let directory = PathBuf::from(directory);
     let writes: u64 = arguments.next().map_or(Ok(20_000), |text| text.parse())?;
@@ -158,6 +162,22 @@ fn start(directory: &Path, objects: u64) -> Outcome<(f64, f64)> {
         [seconds, count, memory] if count == objects as f64 => Ok((seconds, memory)),
         _ => Err(format!("opening again printed {text:?}: {}", String::from_utf8_lossy(&output.stderr)).into()),
     }
+}
+
+/// Memory after a storm of updates: history, checkpoints and all.
+fn fill(directory: &Path) -> Outcome<()> {
+    let (path, store) = fresh(directory)?;
+    let empty = resident()?;
+    run(&store, 64, UPDATED, |number| Commit::new().create(key(number), 1, value(number)))?;
+    let put = |number: u64| Commit::new().put(key(number.wrapping_mul(7919) % UPDATED), 1, value(number));
+    run(&store, 64, 10 * UPDATED, put)?;
+    print("memory/10000-updated", (resident()? - empty) as f64 / UPDATED as f64, "B/object");
+    for number in 0..UPDATED {
+        block_on(store.commit(Commit::new().delete(key(number))))?;
+    }
+    print("memory/all-deleted", (resident()? - empty) as f64, "B");
+    drop(store);
+    Ok(fs::remove_dir_all(path)?)
 }
 
 fn open(path: &Path) -> Outcome<()> {

@@ -82,6 +82,20 @@ impl Image {
         self.tables.get(&key.resource)?.rows.get(&RowKey::of(key))
     }
 
+    /// The key with the names that the image holds, so that keeping it costs no text.
+    pub(crate) fn shared_key(&self, key: &Key) -> Key {
+        let found = self.tables.get_key_value(&key.resource);
+        let row = found.and_then(|(resource, table)| Some((resource, table.rows.get_key_value(&RowKey::of(key))?.0)));
+        row.map_or_else(
+            || key.clone(),
+            |(resource, row)| Key {
+                resource: resource.clone(),
+                namespace: row.namespace.clone(),
+                name: row.name.clone(),
+            },
+        )
+    }
+
     pub(crate) fn get(&self, key: &Key) -> Option<Item> {
         Some(self.row(key)?.item(key.clone()))
     }

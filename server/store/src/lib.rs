@@ -113,7 +113,7 @@ impl Change {
     }
 
     /// Size of the value in bytes.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Change::Put { value, .. } => value.len(),
             Change::Delete { .. } => 0,

@@ -66,6 +66,11 @@ pub(crate) struct Dirty {
 }
 
 impl Dirty {
+    fn insert(&mut self, key: Key, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.keys.insert(key);
+    }
+
     fn take(&mut self, other: &mut Dirty) {
         self.keys.extend(other.keys.drain());
         self.bytes += std::mem::take(&mut other.bytes);
@@ -85,9 +90,9 @@ struct Pending {
 }
 
 impl Pending {
-    fn insert(&mut self, key: &Key, bytes: usize, now: Duration) {
+    fn insert(&mut self, key: Key, bytes: usize, now: Duration) {
         self.bytes += bytes;
-        self.bytes -= self.keys.insert(key.clone(), bytes).unwrap_or(0);
+        self.bytes -= self.keys.insert(key, bytes).unwrap_or(0);
         self.since.get_or_insert(now);
     }
 
@@ -230,13 +235,20 @@ impl Writer {
                 }
             });
         }
+        let image = self.visible.read();
         for change in applied().flat_map(|(submission, _)| &submission.commit.changes) {
             match change {
-                Change::Put { key, value, .. } if !framed => self.pending.insert(key, value.len(), now),
+                Change::Put { key, value, .. } if !framed => {
+                    self.pending.insert(image.shared_key(key), value.len(), now);
+                }
                 Change::Put { .. } => {}
                 Change::Delete { key, .. } => self.pending.remove(key),
             }
+            if framed {
+                self.dirty.insert(image.shared_key(change.key()), change.bytes());
+            }
         }
+        drop(image);
         for (submission, verdict) in group.into_iter().zip(plan.verdicts) {
             let answer: Answer = match verdict {
                 Verdict::Apply(revision) | Verdict::Nothing(revision) => Ok(revision),
@@ -267,7 +279,7 @@ impl Writer {
         }
         self.meta.ceiling = ceiling;
         self.meta.volatile.extend(plan.volatile.iter().cloned());
-        self.note_dirty(riders, group, plan);
+        riders.keys.into_iter().for_each(|(key, bytes)| self.dirty.insert(key, bytes));
         Ok(())
     }
 
@@ -296,17 +308,6 @@ impl Writer {
             }
         }
         Ok(())
-    }
-
-    fn note_dirty(&mut self, riders: Pending, group: &[Submission], plan: &Plan) {
-        self.dirty.bytes += riders.bytes as u64;
-        self.dirty.keys.extend(riders.keys.into_keys());
-        for (submission, verdict) in group.iter().zip(&plan.verdicts) {
-            if matches!(verdict, Verdict::Apply(_)) {
-                self.dirty.bytes += submission.commit.bytes() as u64;
-                self.dirty.keys.extend(submission.commit.changes.iter().map(|change| change.key().clone()));
-            }
-        }
     }
 
     fn append(&mut self, payload: &[u8]) -> Result<(), GroupError> {
