@@ -78,13 +78,14 @@ impl<C> Flight<C> {
     pub(crate) fn ready(&mut self, servers: &[SocketAddr], now: Instant) -> Landing {
         let received = match &mut self.socket {
             Socket::Udp(socket) => receive(socket, &self.forward, self.id),
-            Socket::Tcp(framed) => match framed.flush().and_then(|()| framed.fill()) {
+            Socket::Tcp(framed) => {
+                let open = framed.flush().and_then(|()| framed.fill());
                 // The answer may be whole although the server has closed.
-                read => match framed.next().and_then(|message| self.forward.finish(self.id, &message)) {
+                match framed.next().and_then(|message| self.forward.finish(self.id, &message)) {
                     Some(answer) => Ok(Some(answer)),
-                    None => read.map(|()| None),
-                },
-            },
+                    None => open.map(|()| None),
+                }
+            }
         };
         match received {
             Ok(Some(answer)) => Landing::Answer(answer),

@@ -234,8 +234,8 @@ impl Data {
             }
             Data::Soa { zone, minimum } => {
                 for label in ["ns.dns", "hostmaster"] {
-                    let labels = label.rsplit('.');
-                    let name = labels.fold(Some(zone.clone()), |name, label| name?.child(label));
+                    let mut labels = label.rsplit('.');
+                    let name = labels.try_fold(zone.clone(), |name, label| name.child(label));
                     out.extend_from_slice(&name.unwrap_or_else(|| zone.clone()).0);
                 }
                 for number in [1, 7200, 1800, 86400, *minimum] {

@@ -73,10 +73,10 @@ impl Zone {
 
     /// The entry of a name, with all the names above it.
     fn entry(&mut self, name: &Name) -> &mut Entry {
-        if !self.entries.contains_key(name) && *name != self.domain {
-            if let Some(parent) = name.parent().filter(|p| p.is_within(&self.domain)) {
-                self.entry(&parent);
-            }
+        if !self.entries.contains_key(name)
+            && let Some(parent) = name.parent().filter(|p| p.is_within(&self.domain))
+        {
+            self.entry(&parent);
         }
         self.entries.entry(name.clone()).or_default()
     }

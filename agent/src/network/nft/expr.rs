@@ -126,7 +126,7 @@ impl Rule {
     }
 
     /// The destination is an address of the node itself.
-    pub(crate) fn to_local(self) -> Self {
+    pub(crate) fn destined_here(self) -> Self {
         const RESULT_TYPE: u32 = 3;
         const DADDR: u32 = 2;
         const LOCAL: u32 = 2;

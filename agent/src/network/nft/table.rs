@@ -112,7 +112,7 @@ fn skeleton(batch: &mut Batch<'_>, node: &NodeConfig) {
     batch.add_chain(DISPATCH);
     let frontend = |rule: Rule, at: u32| rule.load_meta(Meta::Protocol, at).load(PORT, at + 1);
     batch.add_rule(DISPATCH, frontend(Rule::default().load(DESTINATION, 0), 1).verdict_of(SERVICES));
-    let own = Rule::default().to_local().within(DESTINATION, Is::NotEqual, LOOPBACK);
+    let own = Rule::default().destined_here().within(DESTINATION, Is::NotEqual, LOOPBACK);
     batch.add_rule(DISPATCH, frontend(own, 0).verdict_of(NODE_PORTS));
     for (chain, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         batch.add_base_chain(chain, "nat", hook, DSTNAT);
