@@ -190,25 +190,6 @@ fn create(object: &mut Value, _: &Moment) {
         spec["serviceAccountName"] = "default".into();
     }
     spec["serviceAccount"] = spec["serviceAccountName"].clone();
-    add_tolerations(spec);
-}
-
-/// Pods ride out a node's silence for five minutes unless they say otherwise.
-const TOLERATION_SECONDS: i64 = 300;
-
-fn add_tolerations(spec: &mut Value) {
-    let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = tolerations.iter().map(View).any(|t| {
-            let (own, effect) = (t.text(&["key"]), t.text(&["effect"]));
-            (own.is_empty() || own == key) && (effect.is_empty() || effect == "NoExecute")
-        });
-        if !tolerated {
-            tolerations.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute",
-                "tolerationSeconds": TOLERATION_SECONDS}));
-        }
-    }
-    spec["tolerations"] = tolerations.into();
 }
 
 fn update(object: &mut Value, old: &Value) {
@@ -218,8 +199,6 @@ fn update(object: &mut Value, old: &Value) {
             object["spec"][field] = before.clone();
         }
     }
-    // A client that replaces a pod by its manifest does not name what was added to it.
-    add_tolerations(&mut object["spec"]);
 }
 
 /// A node's word on a pod that is not over lives in memory: the node says it again.

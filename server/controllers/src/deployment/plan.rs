@@ -20,7 +20,7 @@ pub fn plan(deployment: &Value, sets: &[Value], busy: &[bool], now: Now) -> Outc
     let Some(at) = current else {
         if !paused {
             let waits = deployment["spec"]["strategy"]["type"] == "Recreate" && busy.iter().any(|b| *b);
-            writes.extend(if waits { stop_all(&olds) } else { vec![create(deployment, sets, revision)] });
+            writes.extend(if waits { stop_all(&olds) } else { create(deployment, sets, revision, now) });
         }
         let outcome = status::plan(deployment, None, &olds, now);
         writes.extend(outcome.writes);
@@ -77,7 +77,8 @@ fn next_revision(sets: &[Value], current: Option<usize>) -> i64 {
     if own > newest_old { own } else { newest_old + 1 }
 }
 
-fn create(deployment: &Value, sets: &[Value], revision: i64) -> Write {
+/// The set of the current template, and the event that tells of it.
+fn create(deployment: &Value, sets: &[Value], revision: i64, now: Now) -> Vec<Write> {
     let hash = (0..).map(|salt| template_hash(&deployment["spec"]["template"], salt)).find(|hash| {
         let taken = format!("{}-{hash}", name(deployment));
         !sets.iter().any(|set| name(set) == taken)
@@ -90,23 +91,21 @@ fn create(deployment: &Value, sets: &[Value], revision: i64) -> Write {
     selector["matchLabels"][HASH_LABEL] = hash.as_str().into();
     let others: Vec<&Value> = sets.iter().collect();
     let replicas = rolling::first_size(deployment, &others);
-    Write::Create {
-        resource: SETS,
-        namespace: namespace(deployment).to_owned(),
-        object: json!({
-            "apiVersion": API_VERSION, "kind": "ReplicaSet",
-            "metadata": {
-                "name": format!("{}-{hash}", name(deployment)), "namespace": namespace(deployment),
-                "labels": template["metadata"]["labels"],
-                "annotations": set_annotations(deployment, revision),
-                "ownerReferences": [controller_reference(API_VERSION, KIND, deployment)],
-            },
-            "spec": {
-                "replicas": replicas, "minReadySeconds": number(deployment, "/spec/minReadySeconds"),
-                "selector": selector, "template": template,
-            },
-        }),
-    }
+    let set = json!({
+        "apiVersion": API_VERSION, "kind": "ReplicaSet",
+        "metadata": {
+            "name": format!("{}-{hash}", name(deployment)), "namespace": namespace(deployment),
+            "labels": template["metadata"]["labels"],
+            "annotations": set_annotations(deployment, revision),
+            "ownerReferences": [controller_reference(API_VERSION, KIND, deployment)],
+        },
+        "spec": {
+            "replicas": replicas, "minReadySeconds": number(deployment, "/spec/minReadySeconds"),
+            "selector": selector, "template": template,
+        },
+    });
+    let told = scaled(deployment, &set, 0, replicas, now);
+    vec![Write::Create { resource: SETS, namespace: namespace(deployment).to_owned(), object: set }, told]
 }
 
 /// The annotations of a set: the deployment's own, the revision and the sizes.
@@ -147,12 +146,12 @@ fn resize(deployment: &Value, new: &Value, olds: &[&Value], sizes: &Sizes, revis
         writes.push(scale(new, sizes.new, wanted));
     }
     if number(new, "/spec/replicas") != sizes.new {
-        writes.push(scaled(deployment, new, sizes.new, now));
+        writes.push(scaled(deployment, new, number(new, "/spec/replicas"), sizes.new, now));
     }
     for (old, &size) in olds.iter().zip(&sizes.olds) {
         if number(old, "/spec/replicas") != size {
             writes.push(scale(old, size, json!({})));
-            writes.push(scaled(deployment, old, size, now));
+            writes.push(scaled(deployment, old, number(old, "/spec/replicas"), size, now));
         }
     }
     writes
@@ -172,8 +171,7 @@ fn scale(set: &Value, replicas: i64, annotations: Value) -> Write {
     }
 }
 
-fn scaled(deployment: &Value, set: &Value, to: i64, now: Now) -> Write {
-    let from = number(set, "/spec/replicas");
+fn scaled(deployment: &Value, set: &Value, from: i64, to: i64, now: Now) -> Write {
     let direction = if to > from { "up" } else { "down" };
     let message = format!("Scaled {direction} replica set {} from {from} to {to}", name(set));
     let what = Happening { component: COMPONENT, warning: false, reason: "ScalingReplicaSet", message: &message };
