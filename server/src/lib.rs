@@ -2,7 +2,6 @@
 
 pub mod api;
 pub mod bridge;
-pub mod flags;
 pub mod kinds;
 pub mod nodes;
 pub mod pki;

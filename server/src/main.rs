@@ -1,5 +1,8 @@
 //! coracle-server: opens the store and the certificates, wires the rooms together, and ends cleanly.
 
+#[path = "main/flags.rs"]
+mod flags;
+
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -13,12 +16,12 @@ use coracle_controllers::{Controllers, NodeLimits};
 use coracle_server::api::http::Times;
 use coracle_server::api::{Api, Config, http, seed};
 use coracle_server::bridge::{RegistryPlatforms, SystemClock};
-use coracle_server::flags::Flags;
 use coracle_server::nodes::{ClusterNetwork, Nodes};
 use coracle_server::pki::{self, Pki};
 use coracle_server::{kinds, tls};
 use coracle_store::embedded::{Embedded, Options};
 use coracle_store::monotonic;
+use flags::Flags;
 use futures_lite::StreamExt as _;
 use smol::{Executor, Task};
 
