@@ -14,8 +14,10 @@ mod object;
 mod queue;
 mod replicaset;
 mod serviceaccount;
+mod stepper;
 mod world;
 
 pub use driver::{Controllers, run};
 pub use node::NodeLimits;
+pub use stepper::{Batch, Stepper};
 pub use world::World;

@@ -76,22 +76,29 @@ impl DesiredSets {
 
     /// Follows the store for ever.
     pub async fn follow(&self) {
+        self.rebuild();
         loop {
-            self.rebuild();
-            let mut at = self.state().at;
-            loop {
-                match self.store.changes(None, at, EVENTS) {
-                    Ok(events) if events.is_empty() => drop(self.store.wait(at).await),
-                    Ok(events) => at = self.take(&events),
-                    // Fallen behind what is kept: read everything again.
-                    Err(HistoryError::Compacted { .. } | HistoryError::Future { .. }) => break,
-                }
+            if !self.catch_up() {
+                let at = self.state().at;
+                self.store.wait(at).await;
             }
         }
     }
 
+    /// Takes in the next changes of the store, or reads it again after falling behind what is kept;
+    /// false when there were none.
+    pub fn catch_up(&self) -> bool {
+        let at = self.state().at;
+        match self.store.changes(None, at, EVENTS) {
+            Ok(events) if events.is_empty() => return false,
+            Ok(events) => self.take(&events),
+            Err(HistoryError::Compacted { .. } | HistoryError::Future { .. }) => self.rebuild(),
+        }
+        true
+    }
+
     /// Reads everything anew; what sessions hold is updated, never dropped.
-    fn rebuild(&self) {
+    pub fn rebuild(&self) {
         let mut state = self.state();
         let state = &mut *state;
         state.at = self.store.revision();
@@ -125,8 +132,8 @@ impl DesiredSets {
         self.store.list(&range).map(|page| page.items).unwrap_or_default()
     }
 
-    /// Applies events; returns how far the log has been read.
-    fn take(&self, events: &[Event]) -> Revision {
+    /// Applies events.
+    fn take(&self, events: &[Event]) {
         let mut state = self.state();
         let state = &mut *state;
         for event in events.iter().filter(|e| FOLLOWED.contains(&&*e.key.resource)) {
@@ -152,7 +159,6 @@ impl DesiredSets {
         }
         state.at = events.last().map_or(state.at, |e| e.revision);
         self.publish(state);
-        state.at
     }
 
     fn pod(&self, state: &mut State, event: &Event) {

@@ -5,14 +5,14 @@
 //! store's change log; reports have a path of their own into the store.
 
 mod cidr;
-mod commit;
+pub mod commit;
 pub mod compile;
-mod desired;
+pub mod desired;
 mod endpoint;
 mod join;
 pub mod merge;
 mod pipe;
-mod registry;
+pub mod registry;
 mod session;
 mod stored;
 mod streams;

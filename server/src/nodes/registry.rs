@@ -9,49 +9,48 @@ use std::time::Duration;
 use coracle_shared::contact::{Contact, Contacts};
 use coracle_store::Clock;
 use event_listener::Event;
-use quinn::{Connection, VarInt};
+use quinn::Connection;
 
-/// Closing code for a session whose node has opened a newer one.
-const REPLACED: VarInt = VarInt::from_u32(1);
-
-/// The nodes' connections.
-pub struct Registry {
+/// The nodes' connections. `C` is what a connection is reached by.
+pub struct Registry<C = Connection> {
     clock: Clock,
     /// The clock when this server began to listen: nobody was silent before.
     started: Duration,
-    state: Mutex<State>,
+    state: Mutex<State<C>>,
     changed: Event,
 }
 
-#[derive(Default)]
-struct State {
-    nodes: BTreeMap<String, Known>,
+struct State<C> {
+    nodes: BTreeMap<String, Known<C>>,
     next: u64,
     version: u64,
 }
 
-enum Known {
-    Connected { session: u64, connection: Connection, answering: bool },
+enum Known<C> {
+    Connected { session: u64, connection: C, answering: bool },
     Lost { at: Duration },
 }
 
-impl Registry {
-    pub fn new(clock: Clock) -> Registry {
+impl<C: Clone> Registry<C> {
+    pub fn new(clock: Clock) -> Registry<C> {
         let started = clock();
-        Registry { clock, started, state: Mutex::default(), changed: Event::new() }
+        let state = State { nodes: BTreeMap::new(), next: 0, version: 0 };
+        Registry { clock, started, state: Mutex::new(state), changed: Event::new() }
     }
 
-    /// Enters a session; an older one of the same node is closed.
-    pub fn connected(&self, node: &str, connection: Connection) -> u64 {
+    /// Enters a session and answers with its number; the connection of an older one of the same node
+    /// is given back, to be closed.
+    pub fn connected(&self, node: &str, connection: C) -> (u64, Option<C>) {
         let mut state = self.state();
         state.next += 1;
         let session = state.next;
         let known = Known::Connected { session, connection, answering: true };
-        if let Some(Known::Connected { connection: old, .. }) = state.nodes.insert(node.to_owned(), known) {
-            old.close(REPLACED, b"the node has a newer session");
-        }
+        let old = match state.nodes.insert(node.to_owned(), known) {
+            Some(Known::Connected { connection, .. }) => Some(connection),
+            _ => None,
+        };
         self.bump(state);
-        session
+        (session, old)
     }
 
     /// Whether the agent's reconcile loop answers.
@@ -77,25 +76,25 @@ impl Registry {
     }
 
     /// The connection of a node, for streams to it.
-    pub fn connection(&self, node: &str) -> Option<Connection> {
+    pub fn connection(&self, node: &str) -> Option<C> {
         match self.state().nodes.get(node) {
             Some(Known::Connected { connection, .. }) => Some(connection.clone()),
             _ => None,
         }
     }
 
-    fn bump(&self, mut state: MutexGuard<'_, State>) {
+    fn bump(&self, mut state: MutexGuard<'_, State<C>>) {
         state.version += 1;
         drop(state);
         self.changed.notify(usize::MAX);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<C>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl<C> Known<C> {
     fn session(&self) -> Option<u64> {
         match self {
             Known::Connected { session, .. } => Some(*session),
@@ -104,7 +103,7 @@ impl Known {
     }
 }
 
-impl Contacts for Registry {
+impl<C: Clone + Send + 'static> Contacts for Registry<C> {
     fn contact(&self, node: &str) -> Contact {
         let since = match self.state().nodes.get(node) {
             Some(Known::Connected { answering, .. }) => return Contact::Connected { answering: *answering },

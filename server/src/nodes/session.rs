@@ -10,7 +10,7 @@ use coracle_shared::session::{Ended, Millis, ServerIdentity, ServerOutput, Serve
 use coracle_shared::wire::{Features, Rejection, Report, ToAgent, ToServer};
 use coracle_store::Commit;
 use futures_lite::future::{or, pending};
-use quinn::Connection;
+use quinn::{Connection, VarInt};
 
 use super::commit::{self, Reporter};
 use super::desired::Subscription;
@@ -22,6 +22,8 @@ use crate::pki::Peer;
 
 /// The session goes out before any log or exec stream.
 const CONTROL_PRIORITY: i32 = 10;
+/// Closing code for a session whose node has opened a newer one.
+const REPLACED: VarInt = VarInt::from_u32(1);
 /// Messages are made while fewer bytes than this wait to be written.
 const MAX_QUEUED: usize = 256 << 10;
 
@@ -239,7 +241,11 @@ impl Session<'_> {
             match output {
                 ServerOutput::Started(hello) => {
                     self.subscription = Some(self.shared.desired.subscribe(self.node));
-                    self.number = Some(self.shared.registry.connected(self.node, self.connection.clone()));
+                    let (number, old) = self.shared.registry.connected(self.node, self.connection.clone());
+                    self.number = Some(number);
+                    if let Some(old) = old {
+                        old.close(REPLACED, b"the node has a newer session");
+                    }
                     log(&format!("node {} connected, agent {}", self.node, hello.agent_version));
                 }
                 ServerOutput::Synced { .. } => {}
