@@ -10,10 +10,14 @@
 //! agent drives pauses older and newer than itself.
 
 pub mod codec;
+pub mod files;
 pub mod message;
+pub mod mounts;
 
 pub use codec::{Malformed, Reader, Writer};
+pub use files::*;
 pub use message::*;
+pub use mounts::*;
 
 /// The newest protocol that this build speaks.
 pub const PROTOCOL: u16 = 1;
@@ -33,7 +37,7 @@ pub const FD_LISTENER: i32 = 4;
 
 /// The file of the sandbox's directory that the agent writes before the pause starts.
 pub const SANDBOX_FILE: &str = "sandbox";
-/// The file of the sandbox's directory that the pause rewrites on every change.
+/// The file of the sandbox's directory to which the pause appends every change.
 pub const STATE_FILE: &str = "state";
 /// The control socket's name in the sandbox's directory.
 pub const SOCKET_FILE: &str = "pause.sock";
@@ -75,3 +79,6 @@ pub fn frame(kind: u8, fds: u8, request: u32, body: impl FnOnce(&mut Writer)) ->
     raw[..4].copy_from_slice(&len.to_le_bytes());
     raw
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,10 @@
 
 mod child;
 mod connection;
+mod container;
 mod output;
 mod pod;
+mod state;
 #[allow(unsafe_code)]
 mod sys;
 

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 
 use crate::codec::{Malformed, Reader, Writer};
+use crate::mounts::{Root, Step, Tree};
 
 /// Kinds of frames, agent to pause.
 pub mod request {
@@ -109,76 +110,6 @@ pub struct Process<S> {
     pub seccomp: Vec<u8>,
 }
 
-/// A mount tree taken from the host's view.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree<S> {
-    pub path: S,
-    /// Resolved inside `path` (openat2 RESOLVE_IN_ROOT), made as directories when missing.
-    pub sub_path: Option<S>,
-    pub recursive: bool,
-    /// Stays in its peer group (`Bidirectional`).
-    pub shared: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Root<S> {
-    /// `lowers` topmost first; `upper` and `work` exist. Relative to `base`.
-    Overlay {
-        base: S,
-        lowers: Vec<S>,
-        upper: S,
-        work: S,
-        attributes: u32,
-    },
-    Tree {
-        index: u32,
-        attributes: u32,
-    },
-}
-
-/// One thing to do inside the new root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step<S> {
-    /// mkdir; one that exists is left as it is.
-    Directory {
-        path: S,
-        mode: u32,
-    },
-    Symlink {
-        path: S,
-        target: S,
-    },
-    Node {
-        path: S,
-        mode: u32,
-        major: u32,
-        minor: u32,
-    },
-    /// mount(2) of a new file system; `flags` are MS_*. The target is made when missing.
-    Mount {
-        kind: S,
-        path: S,
-        flags: u32,
-        data: S,
-    },
-    /// Attaches a tree; `attributes` are MOUNT_ATTR_*. The target is made when missing, as a file
-    /// or directory like the tree.
-    Attach {
-        tree: u32,
-        path: S,
-        attributes: u32,
-        propagation: u32,
-    },
-    /// Covers a file with `/dev/null`, a directory with an empty read-only tmpfs. Missing is fine.
-    Mask {
-        path: S,
-    },
-    /// Bind-mounts a path read-only onto itself. Missing is fine.
-    ReadOnly {
-        path: S,
-    },
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log<S> {
     /// Empty: output is read and dropped.
@@ -199,26 +130,6 @@ pub struct Exec<S> {
 pub struct Signal<S> {
     pub container: S,
     pub signal: i32,
-}
-
-/// A container as the pause knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record<S> {
-    pub id: S,
-    /// Milliseconds since the Unix epoch.
-    pub started_at: i64,
-    pub exit: Option<Exit>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// The exit code, or 128 + signal.
-    pub code: i32,
-    /// 0 for none.
-    pub signal: i32,
-    pub oom_killed: bool,
-    /// Milliseconds since the Unix epoch.
-    pub finished_at: i64,
 }
 
 /// Why a request was not carried out.
@@ -302,44 +213,22 @@ impl Stage {
     }
 }
 
-/// [`SANDBOX_FILE`](crate::SANDBOX_FILE): what the agent keeps of a sandbox; the pause reads its head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxFile<S> {
-    pub boot_id: S,
-    /// Empty: the node's own.
-    pub hostname: S,
-    /// `net/ipv4/ip_forward` and value.
-    pub sysctls: Vec<(S, S)>,
-    pub host_pid: bool,
-    pub host_ipc: bool,
-    pub uid: S,
-    pub namespace: S,
-    pub name: S,
-    /// Milliseconds since the Unix epoch.
-    pub created_at: i64,
-    pub note: Vec<u8>,
-}
-
-const SANDBOX_MAGIC: u32 = u32::from_le_bytes(*b"CPSB");
-const STATE_MAGIC: u32 = u32::from_le_bytes(*b"CPST");
-const FILE_VERSION: u16 = 1;
-
-fn put_list<S: AsRef<CStr>>(w: &mut Writer, list: &[S]) {
+pub(crate) fn put_list<S: AsRef<CStr>>(w: &mut Writer, list: &[S]) {
     w.list(list, |w, s| w.cstr(s.as_ref()));
 }
 
-fn put_option<S: AsRef<CStr>>(w: &mut Writer, value: &Option<S>) {
+pub(crate) fn put_option<S: AsRef<CStr>>(w: &mut Writer, value: &Option<S>) {
     w.u8(value.is_some() as u8);
     if let Some(s) = value {
         w.cstr(s.as_ref());
     }
 }
 
-fn get_list<'a>(r: &mut Reader<'a>) -> Result<Vec<&'a CStr>, Malformed> {
+pub(crate) fn get_list<'a>(r: &mut Reader<'a>) -> Result<Vec<&'a CStr>, Malformed> {
     r.list(|r| r.cstr())
 }
 
-fn get_option<'a>(r: &mut Reader<'a>) -> Result<Option<&'a CStr>, Malformed> {
+pub(crate) fn get_option<'a>(r: &mut Reader<'a>) -> Result<Option<&'a CStr>, Malformed> {
     Ok(if r.u8()? != 0 { Some(r.cstr()?) } else { None })
 }
 
@@ -434,118 +323,6 @@ impl<'a> Process<&'a CStr> {
     }
 }
 
-impl<S: AsRef<CStr>> Tree<S> {
-    fn encode(&self, w: &mut Writer) {
-        w.cstr(self.path.as_ref());
-        put_option(w, &self.sub_path);
-        w.u8(self.recursive as u8);
-        w.u8(self.shared as u8);
-    }
-}
-
-impl<'a> Tree<&'a CStr> {
-    fn decode(r: &mut Reader<'a>) -> Result<Tree<&'a CStr>, Malformed> {
-        Ok(Tree { path: r.cstr()?, sub_path: get_option(r)?, recursive: r.u8()? != 0, shared: r.u8()? != 0 })
-    }
-}
-
-impl<S: AsRef<CStr>> Root<S> {
-    fn encode(&self, w: &mut Writer) {
-        match self {
-            Root::Overlay { base, lowers, upper, work, attributes } => {
-                w.u8(1);
-                w.cstr(base.as_ref());
-                put_list(w, lowers);
-                w.cstr(upper.as_ref());
-                w.cstr(work.as_ref());
-                w.u32(*attributes);
-            }
-            Root::Tree { index, attributes } => {
-                w.u8(2);
-                w.u32(*index);
-                w.u32(*attributes);
-            }
-        }
-    }
-}
-
-impl<'a> Root<&'a CStr> {
-    fn decode(r: &mut Reader<'a>) -> Result<Root<&'a CStr>, Malformed> {
-        match r.u8()? {
-            1 => Ok(Root::Overlay {
-                base: r.cstr()?,
-                lowers: get_list(r)?,
-                upper: r.cstr()?,
-                work: r.cstr()?,
-                attributes: r.u32()?,
-            }),
-            2 => Ok(Root::Tree { index: r.u32()?, attributes: r.u32()? }),
-            _ => Err(Malformed),
-        }
-    }
-}
-
-impl<S: AsRef<CStr>> Step<S> {
-    fn encode(&self, w: &mut Writer) {
-        match self {
-            Step::Directory { path, mode } => {
-                w.u8(1);
-                w.cstr(path.as_ref());
-                w.u32(*mode);
-            }
-            Step::Symlink { path, target } => {
-                w.u8(2);
-                w.cstr(path.as_ref());
-                w.cstr(target.as_ref());
-            }
-            Step::Node { path, mode, major, minor } => {
-                w.u8(3);
-                w.cstr(path.as_ref());
-                w.u32(*mode);
-                w.u32(*major);
-                w.u32(*minor);
-            }
-            Step::Mount { kind, path, flags, data } => {
-                w.u8(4);
-                w.cstr(kind.as_ref());
-                w.cstr(path.as_ref());
-                w.u32(*flags);
-                w.cstr(data.as_ref());
-            }
-            Step::Attach { tree, path, attributes, propagation } => {
-                w.u8(5);
-                w.u32(*tree);
-                w.cstr(path.as_ref());
-                w.u32(*attributes);
-                w.u32(*propagation);
-            }
-            Step::Mask { path } => {
-                w.u8(6);
-                w.cstr(path.as_ref());
-            }
-            Step::ReadOnly { path } => {
-                w.u8(7);
-                w.cstr(path.as_ref());
-            }
-        }
-    }
-}
-
-impl<'a> Step<&'a CStr> {
-    fn decode(r: &mut Reader<'a>) -> Result<Step<&'a CStr>, Malformed> {
-        Ok(match r.u8()? {
-            1 => Step::Directory { path: r.cstr()?, mode: r.u32()? },
-            2 => Step::Symlink { path: r.cstr()?, target: r.cstr()? },
-            3 => Step::Node { path: r.cstr()?, mode: r.u32()?, major: r.u32()?, minor: r.u32()? },
-            4 => Step::Mount { kind: r.cstr()?, path: r.cstr()?, flags: r.u32()?, data: r.cstr()? },
-            5 => Step::Attach { tree: r.u32()?, path: r.cstr()?, attributes: r.u32()?, propagation: r.u32()? },
-            6 => Step::Mask { path: r.cstr()? },
-            7 => Step::ReadOnly { path: r.cstr()? },
-            _ => return Err(Malformed),
-        })
-    }
-}
-
 impl<S: AsRef<CStr>> Exec<S> {
     pub fn encode(&self, w: &mut Writer) {
         w.cstr(self.container.as_ref());
@@ -577,35 +354,6 @@ impl<'a> Signal<&'a CStr> {
     }
 }
 
-impl<S: AsRef<CStr>> Record<S> {
-    pub fn encode(&self, w: &mut Writer) {
-        // With its own length, so that records in a list can grow.
-        let mut record = Writer::default();
-        record.cstr(self.id.as_ref());
-        record.i64(self.started_at);
-        record.u8(self.exit.is_some() as u8);
-        if let Some(e) = &self.exit {
-            record.i32(e.code);
-            record.i32(e.signal);
-            record.u8(e.oom_killed as u8);
-            record.i64(e.finished_at);
-        }
-        w.bytes(&record.finish());
-    }
-}
-
-impl<'a> Record<&'a CStr> {
-    pub fn decode(r: &mut Reader<'a>) -> Result<Record<&'a CStr>, Malformed> {
-        let mut r = Reader::new(r.bytes()?);
-        let (id, started_at) = (r.cstr()?, r.i64()?);
-        let exit = match r.u8()? {
-            0 => None,
-            _ => Some(Exit { code: r.i32()?, signal: r.i32()?, oom_killed: r.u8()? != 0, finished_at: r.i64()? }),
-        };
-        Ok(Record { id, started_at, exit })
-    }
-}
-
 impl Failure {
     pub fn encode(&self, w: &mut Writer) {
         w.u8(self.stage as u8);
@@ -616,64 +364,4 @@ impl Failure {
     pub fn decode(mut r: Reader) -> Result<Failure, Malformed> {
         Ok(Failure { stage: Stage::from_code(r.u8()?), errno: r.i32()?, index: r.u32()? })
     }
-}
-
-impl<S: AsRef<CStr>> SandboxFile<S> {
-    pub fn encode(&self, w: &mut Writer) {
-        w.u32(SANDBOX_MAGIC);
-        w.u16(FILE_VERSION);
-        w.cstr(self.boot_id.as_ref());
-        w.cstr(self.hostname.as_ref());
-        w.list(&self.sysctls, |w, (name, value)| {
-            w.cstr(name.as_ref());
-            w.cstr(value.as_ref());
-        });
-        w.u8(self.host_pid as u8);
-        w.u8(self.host_ipc as u8);
-        w.cstr(self.uid.as_ref());
-        w.cstr(self.namespace.as_ref());
-        w.cstr(self.name.as_ref());
-        w.i64(self.created_at);
-        w.bytes(&self.note);
-    }
-}
-
-impl<'a> SandboxFile<&'a CStr> {
-    pub fn decode(mut r: Reader<'a>) -> Result<SandboxFile<&'a CStr>, Malformed> {
-        let r = &mut r;
-        if r.u32()? != SANDBOX_MAGIC || r.u16()? < FILE_VERSION {
-            return Err(Malformed);
-        }
-        Ok(SandboxFile {
-            boot_id: r.cstr()?,
-            hostname: r.cstr()?,
-            sysctls: r.list(|r| Ok((r.cstr()?, r.cstr()?)))?,
-            host_pid: r.u8()? != 0,
-            host_ipc: r.u8()? != 0,
-            uid: r.cstr()?,
-            namespace: r.cstr()?,
-            name: r.cstr()?,
-            created_at: r.i64()?,
-            note: r.bytes()?.to_vec(),
-        })
-    }
-}
-
-/// [`STATE_FILE`](crate::STATE_FILE): the boot it belongs to and every container not yet removed.
-pub fn encode_state<S: AsRef<CStr>>(w: &mut Writer, boot_id: &CStr, records: &[Record<S>]) {
-    w.u32(STATE_MAGIC);
-    w.u16(FILE_VERSION);
-    w.cstr(boot_id);
-    w.list(records, |w, record| record.encode(w));
-}
-
-/// # Errors
-/// Not a state file, or cut.
-pub fn decode_state(raw: &[u8]) -> Result<(&CStr, Vec<Record<&CStr>>), Malformed> {
-    let mut r = Reader::new(raw);
-    if r.u32()? != STATE_MAGIC || r.u16()? < FILE_VERSION {
-        return Err(Malformed);
-    }
-    let boot_id = r.cstr()?;
-    Ok((boot_id, r.list(Record::decode)?))
 }

@@ -5,12 +5,16 @@ use std::os::fd::OwnedFd;
 
 use coracle_pause::{
     Exec, Exit, Failure, Hello, Malformed, PROTOCOL, PROTOCOL_MIN, Process, Reader, Record, Signal, Stage, Start,
-    Writer, encode_state, frame, reply, request, unshare,
+    Writer, frame, reply, request, unshare,
 };
 
 use crate::child::{self, Stdio};
 use crate::connection::{Connection, Frame};
+use crate::container::{
+    Asker, Confinement, Container, ExecChild, READY, Starting, drain, kill_all, oom_kills, open_cgroup, tell,
+};
 use crate::output::{Output, Turn};
+use crate::state::State;
 use crate::sys;
 
 /// Containers, running and ended, that one pod may hold: far more than a spec has, small enough
@@ -20,13 +24,6 @@ const MAX_CONTAINERS: usize = 512;
 const MAX_CONNECTIONS: usize = 8;
 /// Commands running at once beside the containers.
 const MAX_EXECS: usize = 256;
-/// Turns of reading when a container has ended: what a pipe can hold at most (1 MiB), so that a
-/// process that goes on writing into it delays nobody.
-const DRAIN_TURNS: usize = 160;
-/// What a child writes to its status pipe when only execve is left.
-const READY: u8 = 0xff;
-/// An encoded [`Failure`].
-const FAILURE_SIZE: usize = 9;
 
 /// What an epoll event is about, most urgent first: events of one turn are handled in this order.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,90 +51,12 @@ fn token(source: Source, key: u32) -> u64 {
     (source as u64) << 32 | key as u64
 }
 
-/// Who asked, to be answered later.
-#[derive(Clone, Copy)]
-struct Asker {
-    connection: u32,
-    request: u32,
-}
-
-/// The pipe through which a child says why it could not become what it should.
-struct Starting {
-    pipe: OwnedFd,
-    asker: Asker,
-    said: Vec<u8>,
-}
-
-impl Starting {
-    /// Reads what is there. `None` while the child is still on its way.
-    fn outcome(&mut self) -> Option<Result<(), Failure>> {
-        let mut buffer = [0; 16];
-        loop {
-            match sys::read(&self.pipe, &mut buffer) {
-                Ok(0) => return Some(self.verdict()),
-                Ok(n) if self.said.len() < 64 => self.said.extend_from_slice(&buffer[..n]),
-                Err(libc::EINTR) => {}
-                _ => return None,
-            }
-        }
-    }
-
-    /// Closed by execve after READY, or by death: then with a failure said, or without a word.
-    fn verdict(&self) -> Result<(), Failure> {
-        if self.said == [READY] {
-            return Ok(());
-        }
-        let tail = self.said.len().saturating_sub(FAILURE_SIZE);
-        Err(Failure::decode(Reader::new(&self.said[tail..])).unwrap_or(Failure {
-            stage: Stage::Lost,
-            errno: 0,
-            index: 0,
-        }))
-    }
-}
-
-struct Container {
-    key: u32,
-    pid: i32,
-    record: Record<CString>,
-    starting: Option<Starting>,
-    /// The start failed; said when the child is reaped, so that its cgroup is then free.
-    failed: Option<(Asker, Failure)>,
-    output: Option<Output>,
-    pipes: [Option<OwnedFd>; 2],
-    /// Kept open so that the container does not see the end of its input.
-    _stdin: Option<OwnedFd>,
-    confinement: Confinement,
-    oom_file: Option<CString>,
-    oom_before: u64,
-    kill_file: Option<CString>,
-}
-
-/// What an exec takes over from its container.
-struct Confinement {
-    namespaces: u32,
-    join: Vec<CString>,
-    into: Option<CString>,
-    oom_score_adj: Option<i32>,
-    /// An encoded [`Process`].
-    process: Vec<u8>,
-}
-
-struct ExecChild {
-    key: u32,
-    pid: i32,
-    starting: Option<Starting>,
-    failed: Option<Failure>,
-    asker: Asker,
-}
-
 pub struct Pod {
-    directory: OwnedFd,
+    state: State,
     listener: OwnedFd,
     epoll: OwnedFd,
     signals: OwnedFd,
     own_pidfd: OwnedFd,
-    boot_id: CString,
     setup_failure: Option<Failure>,
     connections: Vec<Connection>,
     containers: Vec<Container>,
@@ -182,12 +101,11 @@ impl Pod {
         sys::epoll_add(&epoll, &listener, token(Source::Listener, 0))?;
         let own_pidfd = sys::pidfd_open(std::process::id() as i32)?;
         Ok(Pod {
-            directory,
+            state: State::new(directory, boot_id),
             listener,
             epoll,
             signals,
             own_pidfd,
-            boot_id,
             setup_failure,
             connections: Vec::new(),
             containers: Vec::new(),
@@ -270,7 +188,7 @@ impl Pod {
             request::HELLO => self.hello(asker, &frame.body),
             _ if !greeted => Err(Refusal(refused(libc::EPROTO))),
             request::LIST => {
-                let records: Vec<_> = self.known().cloned().collect();
+                let records: Vec<_> = known(&self.containers).cloned().collect();
                 self.answer(asker, reply::CONTAINERS, |w| w.list(&records, |w, r| r.encode(w)));
                 Ok(())
             }
@@ -302,11 +220,6 @@ impl Pod {
     }
 
     // Containers
-
-    /// The records of containers that started.
-    fn known(&self) -> impl Iterator<Item = &Record<CString>> {
-        self.containers.iter().filter(|c| c.record.started_at != 0).map(|c| &c.record)
-    }
 
     fn find(&self, id: &CStr) -> Option<usize> {
         self.containers.iter().position(|c| c.record.id.as_c_str() == id)
@@ -377,7 +290,7 @@ impl Pod {
                 container.record.started_at = milliseconds(sys::now());
                 let record = container.record.clone();
                 // What was said to have started is known even if this process dies now.
-                self.save();
+                self.state.known(&record, known(&self.containers));
                 self.answer(starting.asker, reply::STARTED, |w| record.encode(w));
             }
             Some(Err(failure)) => container.failed = Some((starting.asker, failure)),
@@ -410,23 +323,9 @@ impl Pod {
             return Err(Refusal(refused(libc::EBUSY)));
         }
         self.containers.remove(index);
-        self.save();
+        self.state.removed(id, known(&self.containers));
         self.answer(asker, reply::DONE, |_| ());
         Ok(())
-    }
-
-    /// Rewrites the state file, whole. It is read only after this process has died.
-    fn save(&self) {
-        let mut w = Writer::default();
-        let records: Vec<_> = self.known().cloned().collect();
-        encode_state(&mut w, &self.boot_id, &records);
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_NOFOLLOW;
-        if let Ok(file) = sys::openat(&self.directory, c"state.new", flags, 0o600) {
-            let raw = w.finish();
-            if sys::write(&file, &raw) == Ok(raw.len()) {
-                let _ = sys::rename_at(&self.directory, c"state.new", c"state");
-            }
-        }
     }
 
     // Execs
@@ -528,11 +427,11 @@ impl Pod {
         }
         let oom_killed = oom_kills(container.oom_file.as_deref()) > container.oom_before;
         container.record.exit = Some(Exit { oom_killed, ..exit });
-        self.save();
-        let container = &mut self.containers[index];
-        drain(container);
         container.confinement.process = Vec::new();
         let record = container.record.clone();
+        self.state.known(&record, known(&self.containers));
+        // Before the news of the end: who hears it finds the log whole.
+        drain(&mut self.containers[index]);
         let raw = frame(reply::EXITED, 0, 0, |w| record.encode(w));
         self.connections.retain(|c| !c.greeted || c.send(&raw));
     }
@@ -555,63 +454,7 @@ impl Pod {
     }
 }
 
-/// Reads what the ended container had written, closes its pipes and its log.
-fn drain(container: &mut Container) {
-    let Some(mut output) = container.output.take() else { return };
-    for (stream, pipe) in container.pipes.iter_mut().enumerate() {
-        if let Some(pipe) = pipe.take() {
-            let now = sys::now();
-            let mut turns = DRAIN_TURNS;
-            while turns > 0 && output.turn(stream, &pipe, now) == Turn::Read {
-                turns -= 1;
-            }
-            output.end(stream, now);
-        }
-    }
-}
-
-/// In the child: says why, and ends.
-fn tell(pipe: &OwnedFd, failure: Failure) -> ! {
-    let mut w = Writer::default();
-    failure.encode(&mut w);
-    let _ = sys::write(pipe, &w.finish());
-    sys::exit_now(127)
-}
-
-fn open_cgroup(path: Option<&CStr>) -> Result<Option<OwnedFd>, Failure> {
-    let open = |p| sys::open(p, libc::O_PATH | libc::O_DIRECTORY, 0);
-    path.map(open).transpose().map_err(|errno| Failure { stage: Stage::Cgroup, errno, index: 0 })
-}
-
-/// How often the kernel's OOM killer struck in a cgroup: the `oom_kill` line of `memory.events`
-/// (v2) or `memory.oom_control` (v1).
-fn oom_kills(file: Option<&CStr>) -> u64 {
-    let mut buffer = [0; 512];
-    let open = file.and_then(|path| sys::open(path, libc::O_RDONLY, 0).ok());
-    let Some(n) = open.and_then(|file| sys::read(&file, &mut buffer).ok()) else { return 0 };
-    let line = buffer[..n].split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"oom_kill "));
-    line.map_or(0, |digits| digits.iter().fold(0, |n, d| n * 10 + u64::from(d.wrapping_sub(b'0') % 10)))
-}
-
-/// Ends what a container without a PID namespace of its own left behind: by `cgroup.kill`, or
-/// one by one until the list of processes stays empty.
-fn kill_all(file: &CStr) {
-    if file.to_bytes().ends_with(b"cgroup.kill") {
-        let _ = sys::write_file(file, b"1");
-        return;
-    }
-    // A process may fork while it is being killed; each round leaves fewer.
-    for _ in 0..64 {
-        let mut buffer = [0; 4096];
-        let Ok(n) = sys::open(file, libc::O_RDONLY, 0).and_then(|f| sys::read(&f, &mut buffer)) else { return };
-        if n == 0 {
-            return;
-        }
-        for line in buffer[..n].split(|b| *b == b'\n') {
-            let pid = std::str::from_utf8(line).ok().and_then(|text| text.parse().ok());
-            if let Some(pid) = pid.filter(|pid| *pid > 1) {
-                let _ = sys::kill(pid, libc::SIGKILL);
-            }
-        }
-    }
+/// The records of containers that started.
+fn known(containers: &[Container]) -> impl Iterator<Item = &Record<CString>> {
+    containers.iter().filter(|c| c.record.started_at != 0).map(|c| &c.record)
 }

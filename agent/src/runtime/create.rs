@@ -45,7 +45,7 @@ pub async fn create(shared: &Arc<Shared>, spec: &SandboxSpec) -> Result<Sandbox,
         directory,
     };
     let sandbox = Sandbox::living(shared.clone(), facts, made.directory, made.pidfd);
-    match sandbox.attach().await {
+    match sandbox.attach(true).await {
         Ok(()) => Ok(sandbox),
         Err(error) => {
             let _ = sandbox.remove().await;

@@ -18,6 +18,7 @@ mod cgroup;
 mod container;
 mod create;
 mod error;
+mod exec;
 mod link;
 mod logs;
 mod plan;
@@ -27,8 +28,9 @@ pub mod spec;
 mod user;
 
 pub use error::Error;
+pub use exec::Exec;
 pub use logs::{LogQuery, LogReader};
-pub use sandbox::{Exec, Sandbox};
+pub use sandbox::Sandbox;
 pub use spec::*;
 pub use user::resolve_user;
 

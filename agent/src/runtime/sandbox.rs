@@ -1,9 +1,8 @@
 //! A pod's sandbox as the agent holds it: what its pause said last, and how to ask for more.
 
-use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -14,9 +13,9 @@ use futures_lite::future;
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 use smol::Async;
 
-use super::link::{self, Link, Message};
-use super::plan::{environment, text};
-use super::{ContainerId, ContainerStatus, Error, Event, ExecSpec, ExitStatus, Resources, Shared, cgroup, now};
+use super::link::{Link, Message};
+use super::plan::text;
+use super::{ContainerId, ContainerStatus, Error, Event, ExitStatus, Resources, Shared, cgroup, now};
 
 /// Events that wait for a reader. They are hints: beyond this the newest are dropped.
 const MAX_EVENTS: usize = 256;
@@ -106,7 +105,7 @@ impl Sandbox {
             smol::Timer::after(ADOPT_PATIENCE).await;
             Ok(())
         };
-        let attached = future::or(sandbox.attach(), patience).await;
+        let attached = future::or(sandbox.attach(false), patience).await;
         if attached.is_err() && !sandbox.is_alive() {
             return None;
         }
@@ -118,14 +117,14 @@ impl Sandbox {
         Some(sandbox)
     }
 
-    /// Connects and learns what the pause knows.
-    pub(super) async fn attach(&self) -> Result<(), Error> {
+    /// Connects and learns what the pause knows: nothing yet, when it is `fresh`.
+    pub(super) async fn attach(&self, fresh: bool) -> Result<(), Error> {
         let pause = self.inner.pause.as_ref().ok_or(Error::Dead)?;
         let link = Link::connect(&pause.directory)
             .map_err(|source| Error::Io { what: "connect to the pause process".into(), source })?;
         let link = Arc::new(link);
         let (ready, attached) = async_channel::bounded(1);
-        let reader = read_for_ever(Arc::downgrade(&self.inner), link.clone(), ready);
+        let reader = read_for_ever(Arc::downgrade(&self.inner), link.clone(), fresh, ready);
         let mut state = self.inner.state();
         state.pid = link.peer_pid().unwrap_or(0);
         state.link = Some(link);
@@ -220,44 +219,6 @@ impl Sandbox {
         let failed = format!("change limits of {group}");
         let result = smol::unblock(move || shared.cgroups.update(&group, &resources)).await;
         result.map_err(|source| Error::Io { what: failed, source })
-    }
-
-    /// Runs a command in a running container's namespaces, cgroup and confinement.
-    ///
-    /// # Errors
-    /// [`Error::Start`] when the command cannot be run; [`Error::NotFound`] when the container is
-    /// not running.
-    pub async fn exec(&self, spec: &ExecSpec) -> Result<Exec, Error> {
-        let message = wire::Exec {
-            container: text(&spec.container.to_string())?,
-            argv: spec.argv.iter().map(|a| text(a)).collect::<Result<Vec<CString>, _>>()?,
-            env: spec.env.as_ref().map(|e| environment(e)).transpose()?,
-        };
-        if message.argv.is_empty() {
-            return Err(Error::Invalid("no command".into()));
-        }
-        let failed = |source: io::Error| Error::Io { what: "make a pipe".into(), source };
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()));
-        let (input, stdin) = match spec.stdin {
-            true => pipe().map(|(read, write)| (read, Some(write)))?,
-            false => (self.inner.shared.null.try_clone().map_err(failed)?, None),
-        };
-        let (stdout, output) = pipe()?;
-        let (stderr, errors) = pipe()?;
-        let fds: [BorrowedFd; 3] = [input.as_fd(), output.as_fd(), errors.as_fd()];
-        let answers = self.inner.link()?.send(request::EXEC, &fds, |w| message.encode(w)).await?;
-        drop((input, output, errors));
-        match link::answer(&answers).await? {
-            Ok(message) if message.kind == reply::STARTED => {}
-            Ok(message) => return Err(Error::Protocol(format!("kind {} in answer to exec", message.kind))),
-            Err(failure) if failure.stage == wire::Stage::Exec => {
-                let what = spec.argv[0].clone();
-                return Err(start_error(failure, what));
-            }
-            Err(failure) => return Err(refusal(&spec.container, "exec", failure)),
-        }
-        let end = |fd: OwnedFd| Async::new(File::from(fd)).map_err(failed);
-        Ok(Exec { stdin: stdin.map(end).transpose()?, stdout: end(stdout)?, stderr: end(stderr)?, answers })
     }
 
     /// At most 4 KiB from the end of the container's termination message, lossy UTF-8; empty when
@@ -392,8 +353,11 @@ impl Inner {
     }
 
     /// Agrees on a version and learns of every container.
-    async fn sync(&self, link: &Link) -> Result<(), Error> {
+    async fn sync(&self, link: &Link, fresh: bool) -> Result<(), Error> {
         link.greet().await?;
+        if fresh {
+            return Ok(());
+        }
         let message = match link.ask(request::LIST, |_| ()).await? {
             Ok(message) if message.kind == reply::CONTAINERS => message,
             other => return Err(Error::Protocol(format!("{other:?} in answer to list"))),
@@ -416,7 +380,12 @@ impl Inner {
 }
 
 /// The sandbox's one task: reads, and connects again for as long as the pause lives.
-async fn read_for_ever(inner: Weak<Inner>, mut link: Arc<Link>, ready: async_channel::Sender<Result<(), Error>>) {
+async fn read_for_ever(
+    inner: Weak<Inner>,
+    mut link: Arc<Link>,
+    mut fresh: bool,
+    ready: async_channel::Sender<Result<(), Error>>,
+) {
     loop {
         let on_event = |message: Message| {
             if let Some(inner) = inner.upgrade() {
@@ -425,14 +394,14 @@ async fn read_for_ever(inner: Weak<Inner>, mut link: Arc<Link>, ready: async_cha
         };
         let sync = async {
             if let Some(inner) = inner.upgrade() {
-                let result = inner.sync(&link).await;
+                let result = inner.sync(&link, fresh).await;
                 let _ = ready.try_send(result);
             }
             future::pending().await
         };
         future::or(link.read(on_event), sync).await;
         match connect_again(&inner).await {
-            Some(fresh) => link = fresh,
+            Some(other) => (link, fresh) = (other, false),
             None => return,
         }
     }
@@ -507,34 +476,6 @@ pub(super) fn refusal(id: &ContainerId, what: &str, failure: wire::Failure) -> E
 pub(super) fn started(message: &Message) -> Result<ContainerStatus, Error> {
     let record = Record::decode(&mut Reader::new(&message.body)).ok();
     record.as_ref().and_then(status).ok_or_else(|| Error::Protocol("a start that cannot be read".into()))
-}
-
-/// A running `exec`. Dropping it closes its pipes and leaves the process to end by itself.
-pub struct Exec {
-    /// Present when `ExecSpec::stdin`; dropping it is end of file.
-    pub stdin: Option<Async<File>>,
-    pub stdout: Async<File>,
-    pub stderr: Async<File>,
-    answers: async_channel::Receiver<Message>,
-}
-
-impl Exec {
-    /// The command's end; call once.
-    ///
-    /// # Errors
-    /// [`Error::Dead`] when the sandbox, or the connection to it, ended first.
-    pub async fn wait(&self) -> Result<ExitStatus, Error> {
-        let message = match link::answer(&self.answers).await? {
-            Ok(message) if message.kind == reply::EXEC_ENDED => message,
-            other => return Err(Error::Protocol(format!("{other:?} at the end of an exec"))),
-        };
-        let mut r = Reader::new(&message.body);
-        let mut read = || Ok((r.i32()?, r.i32()?, r.i64()?));
-        let (code, signal, finished_at) =
-            read().map_err(|_: wire::Malformed| Error::Protocol("an end that cannot be read".into()))?;
-        let signal = (signal != 0).then_some(signal);
-        Ok(ExitStatus { code, signal, oom_killed: false, lost: false, finished_at })
-    }
 }
 
 impl std::fmt::Debug for Sandbox {
