@@ -238,7 +238,7 @@ pub enum ToServer {
         to: SetHead,
         why: Rejection,
     },
-    Report(Report),
+    Report(Box<Report>),
     /// Whether the reconcile loop answers; sent when that changes.
     Liveness {
         answering: bool,

@@ -147,6 +147,14 @@ fn a_token_for_one_lets_one_in_and_a_name_has_one_key() {
         let many = world.token("manyyy", json!({}));
         let taken = Agent::join(&world, &many, &winner.name).await.err().expect("taken");
         assert!(matches!(&taken, JoinError::Refused(r) if r.code == RefuseCode::NameTaken), "{taken}");
+        // Once somebody has removed the node, another machine may have the name, and the old one not.
+        world.delete("nodes", "", &winner.name);
+        let next = Agent::join(&world, &many, &winner.name).await.unwrap();
+        winner.start();
+        let state = winner.wait_state(|s| matches!(s, LinkState::Refused { .. })).await;
+        assert!(matches!(state, LinkState::Refused { reason } if reason.contains("another key")));
+        next.start();
+        next.wait_connected().await;
         for name in ["UPPER", "a..b", "-a", &"x".repeat(64)] {
             let error = Agent::join(&world, &many, name).await.err().expect("malformed");
             assert!(matches!(&error, JoinError::Refused(r) if r.code == RefuseCode::Malformed), "{error}");

@@ -75,8 +75,10 @@ impl DesiredSets {
     }
 
     /// Follows the store for ever.
-    pub async fn follow(&self) {
-        self.rebuild();
+    pub async fn follow(self: &Arc<Self>) {
+        let sets = self.clone();
+        // Reading a large store takes a while: not on the thread that serves.
+        smol::unblock(move || sets.rebuild()).await;
         loop {
             if !self.catch_up() {
                 let at = self.state().at;
@@ -99,23 +101,21 @@ impl DesiredSets {
 
     /// Reads everything anew; what sessions hold is updated, never dropped.
     pub fn rebuild(&self) {
-        let mut state = self.state();
-        let state = &mut *state;
-        state.at = self.store.revision();
-        state.pods_by_node.clear();
-        for item in self.all("pods") {
-            state.pods_by_node.insert(&item);
-        }
-        state.shared = SharedView::default();
+        let at = self.store.revision();
+        let mut pods_by_node = Index::new(node_name);
+        self.all("pods").iter().for_each(|item| pods_by_node.insert(item));
+        let mut shared = SharedView { dirty: true, ..SharedView::default() };
         for item in self.all(SLICES) {
-            state.shared.put_slice(&item.key, Some(&item.value));
+            shared.put_slice(&item.key, Some(&item.value));
         }
         for resource in ["services", "nodes"] {
             for item in self.all(resource) {
-                state.shared.compile(&item.key, Some(&item.value));
+                shared.compile(&item.key, Some(&item.value));
             }
         }
-        state.shared.dirty = true;
+        let mut state = self.state();
+        let state = &mut *state;
+        (state.at, state.pods_by_node, state.shared) = (at, pods_by_node, shared);
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for name in names {
             let (pods, config) = (self.pods_of(state, &name), self.config_of(&name));

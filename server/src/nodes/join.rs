@@ -95,7 +95,17 @@ fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) ->
     let (Some(secret), Some(object)) = (secret, object) else { return unknown() };
 
     let mut commit = Commit::new();
-    let bound = bind(&mut commit, node, key, store)?;
+    let node_key = Key::new("nodes", "", node.as_str());
+    let exists = store.get(&node_key).is_some();
+    let bound = match bind(&mut commit, node, key, store) {
+        // Somebody removed that node: its name is free for another machine.
+        Err(Bound { item, .. }) if !exists => {
+            commit = commit.replace(item.key, item.revision, SCHEMA, key.to_string().into_bytes());
+            false
+        }
+        Err(Bound { refuse, .. }) => return Err(refuse),
+        Ok(bound) => bound,
+    };
     commit = match uses {
         Uses::Unlimited => commit.require(Precondition::At(secret_key, secret.revision)),
         // The same key asks for its own name again: the answer got lost, and no use is spent.
@@ -109,8 +119,7 @@ fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) ->
             seal: Some(Arc::from(object["metadata"]["uid"].as_str().unwrap_or_default())),
         }),
     };
-    let node_key = Key::new("nodes", "", node.as_str());
-    if store.get(&node_key).is_none() {
+    if !exists {
         let uid = new_uid().map_err(|e| refuse(RefuseCode::Unavailable, e.to_string()))?;
         let object = merge::create_node(node, &uid, &request.hostname, &request.architecture, now);
         commit = commit.create(node_key, SCHEMA, encode("Node", &object));
@@ -118,8 +127,14 @@ fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) ->
     Ok(commit)
 }
 
+/// The name is bound to another key.
+pub struct Bound {
+    item: Item,
+    pub refuse: Refuse,
+}
+
 /// Binds a node's name to a key. `true`: it was bound to this key already.
-pub fn bind(commit: &mut Commit, node: &str, key: Fingerprint, store: &dyn Store) -> Result<bool, Refuse> {
+pub fn bind(commit: &mut Commit, node: &str, key: Fingerprint, store: &dyn Store) -> Result<bool, Bound> {
     let table = Key::new(NODE_KEYS, "", node);
     match store.get(&table) {
         None => {
@@ -130,12 +145,12 @@ pub fn bind(commit: &mut Commit, node: &str, key: Fingerprint, store: &dyn Store
             commit.preconditions.push(Precondition::At(table, item.revision));
             Ok(true)
         }
-        Some(_) => Err(refuse(
-            RefuseCode::NameTaken,
-            format!(
-                "the name {node} belongs to a machine with another key: choose another name, or remove that node first"
-            ),
-        )),
+        Some(item) => {
+            let message = format!(
+                "the name {node} belongs to a machine with another key: choose another name, or remove that node first (kubectl delete node {node})"
+            );
+            Err(Bound { item, refuse: refuse(RefuseCode::NameTaken, message) })
+        }
     }
 }
 

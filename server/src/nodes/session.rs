@@ -124,7 +124,7 @@ fn silence(connection: &Connection) -> Duration {
 /// A node's name belongs to one key.
 async fn bind(shared: &Shared, node: &str, peer: &Peer) -> Result<(), coracle_shared::wire::Refuse> {
     let mut commit = Commit::new();
-    if join::bind(&mut commit, node, peer.key, &*shared.store)? {
+    if join::bind(&mut commit, node, peer.key, &*shared.store).map_err(|bound| bound.refuse)? {
         return Ok(());
     }
     // Fails when somebody else bound it meanwhile: the agent dials again and is told.
@@ -259,7 +259,7 @@ impl Session<'_> {
                 }
                 ServerOutput::Report(report) => {
                     let sequence = report.sequence;
-                    self.write(Some(sequence), report);
+                    self.write(Some(sequence), *report);
                 }
                 ServerOutput::Liveness(answering) => {
                     self.answering = answering;

@@ -6,27 +6,20 @@ use std::time::{Duration, SystemTime};
 use coracle_store::Item;
 use serde_json::Value;
 
+use crate::api::object;
 use crate::pki::{PkiError, random};
 
 /// The schema that stored bytes are in today.
-pub const SCHEMA: u16 = 1;
+pub const SCHEMA: u16 = object::SCHEMA;
 
 /// The object of stored bytes; anything unreadable is null.
 pub fn decode(item: &Item) -> Value {
     serde_json::from_slice(&item.value).unwrap_or_default()
 }
 
-/// Compact JSON in the order that the API reads fastest: kind, metadata, then the rest.
+/// An object as the API stores it.
 pub fn encode(kind: &str, object: &Value) -> Arc<[u8]> {
-    let metadata = object.get("metadata").map_or_else(|| "{}".to_owned(), Value::to_string);
-    let mut text = format!("{{\"kind\":\"{kind}\",\"metadata\":{metadata}");
-    for (name, value) in object.as_object().into_iter().flatten() {
-        if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            text.push_str(&format!(",{}:{value}", Value::from(name.as_str())));
-        }
-    }
-    text.push('}');
-    Arc::from(text.into_bytes())
+    Arc::from(object::encode(kind, object))
 }
 
 /// RFC 3339 with seconds, as Kubernetes prints times.

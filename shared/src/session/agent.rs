@@ -275,7 +275,7 @@ impl AgentSession {
         let sequence = self.next_report;
         self.next_report += 1;
         report.sequence = sequence;
-        self.outputs.push_back(AgentOutput::Send(ToServer::Report(report)));
+        self.outputs.push_back(AgentOutput::Send(ToServer::Report(Box::new(report))));
         sequence
     }
 

@@ -34,7 +34,7 @@ pub enum ServerOutput {
     /// The agent did not take a set.
     Rejected { set: SetKind, why: Rejection },
     /// To be put into the store, then acknowledged with [`ServerSession::reported`].
-    Report(Report),
+    Report(Box<Report>),
     /// Whether the agent's reconcile loop answers.
     Liveness(bool),
 }
@@ -256,7 +256,7 @@ impl ServerSession {
         Ok(())
     }
 
-    fn report(&mut self, report: Report) -> Result<(), Ended> {
+    fn report(&mut self, report: Box<Report>) -> Result<(), Ended> {
         if report.sequence != self.last_report + 1 {
             return Err(Ended::Violation("reports out of order"));
         }

@@ -401,7 +401,7 @@ fn a_peer_that_breaks_the_protocol_is_cut_off() {
     check(vec![ToServer::Hello(Ledger::default().hello())]);
     check(vec![ToServer::Persisted { set, to: SetHead::default() }]);
     check(vec![ToServer::Index { set, entries: vec![], last: true }]);
-    check(vec![ToServer::Report(Report { sequence: 2, ..Report::default() })]);
+    check(vec![ToServer::Report(Box::new(Report { sequence: 2, ..Report::default() }))]);
     let mut silent = server();
     assert_eq!(silent.handle_timeout(Millis(HELLO_TIMEOUT)), Err(Ended::Silent));
 
