@@ -11,6 +11,7 @@
 
 mod book;
 pub mod disk;
+mod keeper;
 mod open;
 mod seal;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use book::{Book, Publication};
 pub use disk::{Disk, FileDisk};
+pub use keeper::Keeper;
 pub use open::{CHECK_COMMAND, Opened, check_file, open_or_refill};
 pub use seal::{Seal, SealError};
 
@@ -231,6 +233,11 @@ impl<D: Disk> Ledger<D> {
                 result
             }
         }
+    }
+
+    /// Closes the file in good order. A later commit opens it again.
+    pub fn close(&mut self) {
+        self.database = None;
     }
 
     fn try_commit(&mut self, change: &Change) -> Result<(), LedgerError> {

@@ -4,6 +4,7 @@ pub mod identity;
 pub mod ledger;
 pub mod link;
 pub mod network;
+pub mod node;
 pub mod probes;
 pub mod reconcile;
 pub mod report;

@@ -100,7 +100,12 @@ fn container_report(
     let shown = match &c.run {
         Run::Running { started, .. } => ContainerState::Running { started_at: started.started_at },
         Run::Exited(exit) => ContainerState::Terminated(exit.clone()),
-        Run::Waiting { .. } | Run::Starting { .. } => waiting(c, initializing, now, wake),
+        Run::Waiting { .. } | Run::Starting { .. } => match &state.hold {
+            Some((until, fault)) if *until > now.mono => {
+                ContainerState::Waiting { reason: fault.reason.into(), message: fault.message.clone() }
+            }
+            _ => waiting(c, initializing, now, wake),
+        },
     };
     let running = c.running();
     // A finished init container counts as ready, as kubectl's column has it.

@@ -27,7 +27,7 @@ pub struct Desired {
     pub stop: Option<u32>,
     /// The pod's last word: it ended before, and is not to be run again.
     pub ended: Option<Box<PodReport>>,
-    /// The agent crashed twice while working on this pod: it is not touched.
+    /// The agent crashed twice while working on this pod: nothing new is begun for a while.
     pub quarantined: bool,
 }
 

@@ -2,8 +2,11 @@
 //!
 //! [`view`] parses a pod once; [`state`] holds what is known of it; [`plan`] says, purely, what to do
 //! next; [`owner`] binds the three and words the reports; [`fleet`] holds all owners behind one
-//! sans-IO interface.
+//! sans-IO interface. Around that core: [`driver`] feeds it with what happens, [`effects`] does what
+//! it asks for.
 
+pub mod driver;
+pub mod effects;
 pub mod env;
 pub mod fleet;
 pub mod owner;
@@ -12,6 +15,7 @@ pub mod spec;
 pub mod state;
 pub mod step;
 pub mod view;
+pub mod work;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,10 @@ use super::view::{DataRef, PodView};
 use crate::probes::{Kind, Verdict};
 use crate::report::pod_report;
 
+/// How long a pod that the agent crashed over twice is left alone, in milliseconds: long enough for
+/// the node's other pods to be served, short enough to survive two unrelated power cuts.
+const QUARANTINE: u64 = 600_000;
+
 /// One pod's machine.
 #[derive(Debug)]
 pub struct Owner {
@@ -44,9 +48,9 @@ impl Owner {
         }
         if let Some(fault) = fault {
             owner.state.request_end(fault, 0, now);
-        } else if desired.quarantined && adopted.is_none() {
-            let message = "the agent crashed twice while working on this pod; it is left alone until it changes";
-            owner.state.request_end(Fault::new("Quarantined", message), 0, now);
+        } else if desired.quarantined {
+            let message = "the agent crashed twice while working on this pod; it is left alone for a while";
+            owner.state.hold = Some((now.mono + QUARANTINE, Fault::new("Quarantined", message)));
         }
         owner.take_stop(now);
         owner

@@ -129,6 +129,9 @@ fn going(plan: &mut Plan, view: &PodView, state: &State, now: Now) {
         }
         return;
     }
+    if let Some((until, _)) = state.hold.as_ref().filter(|(until, _)| *until > now.mono) {
+        return plan.wake_at(*until);
+    }
     for (i, c) in state.containers.iter().enumerate() {
         if matches!(c.run, Run::Waiting { .. }) {
             plan.step(&c.image, now, Action::EnsureImage(i));

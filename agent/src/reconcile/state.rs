@@ -95,8 +95,10 @@ pub struct Stop {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     pub stop: Option<Stop>,
-    /// The pod as a whole has failed for this (DeadlineExceeded, Quarantined, InvalidPodSpec).
+    /// The pod as a whole has failed for this (DeadlineExceeded, InvalidPodSpec).
     pub end: Option<Fault>,
+    /// Nothing new is begun before then (monotonic), with the reason.
+    pub hold: Option<(u64, Fault)>,
     pub volumes: Step<()>,
     /// Data that mounted volumes show has changed.
     pub stale_volumes: bool,
@@ -122,6 +124,7 @@ impl State {
         Self {
             stop: None,
             end: None,
+            hold: None,
             volumes: Step::new(),
             stale_volumes: false,
             refreshing: false,
@@ -468,11 +471,11 @@ impl State {
             let c = &mut self.containers[i];
             c.attempt = seen.attempt;
             c.last.clone_from(&seen.last);
-            if seen.image_id.is_empty() {
-                continue;
+            // Without the record of an earlier agent it is taken for what the pod asks for.
+            if !seen.image_id.is_empty() {
+                c.image = Step::Done(PulledImage { id: seen.image_id.clone(), pulled: None });
+                c.image_ref.clone_from(&seen.image_ref);
             }
-            c.image = Step::Done(PulledImage { id: seen.image_id.clone(), pulled: None });
-            c.image_ref.clone_from(&seen.image_ref);
             c.run = Run::Running { started: seen.started.clone(), since: now.mono };
             self.arm(view, i, now);
             if let Some(exit) = &seen.exit {

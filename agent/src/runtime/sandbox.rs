@@ -125,11 +125,12 @@ impl Sandbox {
         let link = Arc::new(link);
         let (ready, attached) = async_channel::bounded(1);
         let reader = read_for_ever(Arc::downgrade(&self.inner), link.clone(), fresh, ready);
-        let mut state = self.inner.state();
-        state.pid = link.peer_pid().unwrap_or(0);
-        state.link = Some(link);
-        state._reader = Some(self.inner.shared.executor.spawn(reader));
-        drop(state);
+        {
+            let mut state = self.inner.state();
+            state.pid = link.peer_pid().unwrap_or(0);
+            state.link = Some(link);
+            state._reader = Some(self.inner.shared.executor.spawn(reader));
+        }
         attached.recv().await.unwrap_or(Err(Error::Dead))
     }
 

@@ -266,3 +266,17 @@ fn an_unreadable_pod_fails_alone() {
     world.stop("bad", 0).run(2_000);
     assert!(world.report("bad").gone);
 }
+
+#[test]
+fn a_quarantined_pod_is_left_alone_for_a_while() {
+    let mut world = World::new();
+    world.want("web", one("web"));
+    let quarantined = Desired { quarantined: true, ..(*world.set.pods[&PodUid("web".into())]).clone() };
+    let mut world = World::new();
+    world.set.pods.insert(PodUid("web".into()), Arc::new(quarantined));
+    world.desire().run(599_000);
+    assert_eq!(shown(world.report("web")), "Pending Waiting/Quarantined");
+    assert!(world.log.is_empty());
+    world.run(601_000);
+    assert_eq!(shown(world.report("web")), "Running Running");
+}

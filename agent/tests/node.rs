@@ -1,0 +1,134 @@
+//! The whole node with the real runtime, network, images and volumes: needs root, `ip`, `unshare`,
+//! `tar`, `busybox-static`, and the workspace's `coracle-pause` built.
+
+mod node_support;
+
+use serde_json::json;
+use node_support::*;
+
+#[test]
+fn a_pod_from_registry_to_gone() {
+    if !inside("a_pod_from_registry_to_gone") {
+        return;
+    }
+    let mut bed = Bed::new("life");
+    let agent = bed.start();
+    let script = "echo started $A $B $FROM; cat /conf/k /secret/pw; exec sleep 1234567";
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "web", "image": bed.registry.image(),
+        "command": ["/bin/sh", "-c", script],
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "pw"}}}],
+        "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+        "volumeMounts": [{"name": "c", "mountPath": "/conf"}, {"name": "s", "mountPath": "/secret"}, {"name": "e", "mountPath": "/e"}]}],
+        "volumes": [{"name": "c", "configMap": {"name": "conf"}}, {"name": "s", "secret": {"secretName": "s"}}, {"name": "e", "emptyDir": {}}]});
+    let parts = [data(false, "conf", &[("k", "v1")]), data(true, "s", &[("pw", "hunter2")])];
+    bed.tell(&agent, &[node_config(), parts[0].clone(), parts[1].clone(), pod("web", spec.clone(), None)], &[]);
+    agent.wait("web", "Running web=Running");
+    assert_eq!(processes("1234567").len(), 1);
+
+    // Its log, and a command beside it.
+    let (said, code) = exec(&agent, "web", "web", &["cat"], "over stdin");
+    assert_eq!((said.as_str(), code), ("over stdin", 0));
+    assert_eq!(exec(&agent, "web", "web", &["/bin/sh", "-c", "exit 3"], "").1, 3);
+    assert_eq!(read_log(&agent, "web", "web", false), "started 1 hunter2 image\nv1hunter2");
+    let (said, _) = exec(&agent, "web", "web", &["/bin/sh", "-c", "hostname; cat /etc/resolv.conf"], "");
+    assert!(said.starts_with("web\nnameserver 10.43.0.10\nsearch default.svc.cluster.local"), "{said}");
+
+    // A changed ConfigMap shows; nothing restarts.
+    bed.tell(&agent, &[data(false, "conf", &[("k", "v2")])], &[]);
+    let end = std::time::Instant::now() + PATIENCE;
+    while exec(&agent, "web", "web", &["cat", "/conf/k"], "").0 != "v2" {
+        assert!(std::time::Instant::now() < end, "the ConfigMap does not change");
+    }
+    assert_eq!(agent.pod("web")["containers"][0]["restarts"], 0);
+
+    bed.tell(&agent, &[pod("web", spec, Some(1))], &[]);
+    bed.tell(&agent, &[], &["pod/uid-web"]);
+    agent.wait("web", "");
+    assert!(processes("1234567").is_empty());
+    for left in ["run/volumes/uid-web", "state/pods/uid-web", "run/logs/uid-web"] {
+        assert!(!bed.path(left).exists(), "{left} is left behind");
+    }
+    agent.stop();
+}
+
+#[test]
+fn pods_outlive_their_agent() {
+    if !inside("pods_outlive_their_agent") {
+        return;
+    }
+    let mut bed = Bed::new("outlive");
+    let agent = bed.start();
+    let image = bed.registry.image();
+    let spec = |seconds: &str| {
+        json!({"terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "web", "image": image, "command": ["/bin/sleep", seconds]}]})
+    };
+    bed.tell(&agent, &[node_config(), pod("a", spec("7654321"), None), pod("b", spec("7654322"), None)], &[]);
+    agent.wait("a", "Running web=Running");
+    agent.wait("b", "Running web=Running");
+    let before = processes("7654321");
+    assert_eq!(before.len(), 1);
+    agent.stop();
+    assert_eq!(processes("7654321"), before, "the pod runs without its agent");
+
+    let agent = bed.start();
+    agent.wait("a", "Running web=Running");
+    assert_eq!(processes("7654321"), before, "the new agent touched nothing");
+    assert_eq!(agent.pod("a")["containers"][0]["restarts"], 0);
+    // A container that dies is restarted by the new agent, as the old one would have.
+    let pid = rustix::process::Pid::from_raw(before[0] as i32).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    let end = std::time::Instant::now() + PATIENCE;
+    while agent.pod("a")["containers"][0]["restarts"] != 1 || agent.shown("a") != "Running web=Running" {
+        assert!(std::time::Instant::now() < end, "{}", agent.shown("a"));
+    }
+    assert_ne!(processes("7654321"), before);
+    bed.tell(&agent, &[], &["pod/uid-a", "pod/uid-b"]);
+    agent.wait("a", "");
+    agent.wait("b", "");
+    assert!(processes("765432").is_empty());
+    agent.stop();
+}
+
+#[test]
+fn what_cannot_run_says_why() {
+    if !inside("what_cannot_run_says_why") {
+        return;
+    }
+    let mut bed = Bed::new("why");
+    let agent = bed.start();
+    let image = bed.registry.image();
+    let one = |image: &str, command: &[&str], policy: &str| {
+        json!({"restartPolicy": policy, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": image, "command": command}]})
+    };
+    let missing = image.replace("box", "none");
+    let mut needs = one(&image, &["/bin/true"], "Never");
+    needs["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "later"}}]);
+    bed.tell(
+        &agent,
+        &[
+            node_config(),
+            pod("nopull", one(&missing, &[], "Always"), None),
+            pod("noprogram", one(&image, &["/nothing"], "Never"), None),
+            pod("fails", one(&image, &["/bin/false"], "Never"), None),
+            pod("works", one(&image, &["/bin/true"], "Never"), None),
+            pod("loops", one(&image, &["/bin/false"], "Always"), None),
+            pod("waits", needs, None),
+        ],
+        &[],
+    );
+    agent.wait("works", "Succeeded c=Completed");
+    agent.wait("fails", "Failed c=Error");
+    agent.wait("noprogram", "Failed c=StartError");
+    agent.wait("nopull", "Pending c=ImagePullBackOff");
+    agent.wait("loops", "Running c=CrashLoopBackOff");
+    agent.wait("waits", "Pending c=CreateContainerConfigError");
+    bed.tell(&agent, &[data(false, "later", &[("A", "1")])], &[]);
+    agent.wait("waits", "Succeeded c=Completed");
+    let all = ["nopull", "noprogram", "fails", "works", "loops", "waits"];
+    let ids: Vec<String> = all.iter().map(|name| format!("pod/uid-{name}")).collect();
+    bed.tell(&agent, &[], &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    all.iter().for_each(|name| agent.wait(name, ""));
+    agent.stop();
+}
