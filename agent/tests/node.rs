@@ -3,8 +3,8 @@
 
 mod node_support;
 
-use serde_json::json;
 use node_support::*;
+use serde_json::json;
 
 #[test]
 fn a_pod_from_registry_to_gone() {
@@ -48,45 +48,6 @@ fn a_pod_from_registry_to_gone() {
     for left in ["run/volumes/uid-web", "state/pods/uid-web", "run/logs/uid-web"] {
         assert!(!bed.path(left).exists(), "{left} is left behind");
     }
-    agent.stop();
-}
-
-#[test]
-fn pods_outlive_their_agent() {
-    if !inside("pods_outlive_their_agent") {
-        return;
-    }
-    let mut bed = Bed::new("outlive");
-    let agent = bed.start();
-    let image = bed.registry.image();
-    let spec = |seconds: &str| {
-        json!({"terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "web", "image": image, "command": ["/bin/sleep", seconds]}]})
-    };
-    bed.tell(&agent, &[node_config(), pod("a", spec("7654321"), None), pod("b", spec("7654322"), None)], &[]);
-    agent.wait("a", "Running web=Running");
-    agent.wait("b", "Running web=Running");
-    let before = processes("7654321");
-    assert_eq!(before.len(), 1);
-    agent.stop();
-    assert_eq!(processes("7654321"), before, "the pod runs without its agent");
-
-    let agent = bed.start();
-    agent.wait("a", "Running web=Running");
-    assert_eq!(processes("7654321"), before, "the new agent touched nothing");
-    assert_eq!(agent.pod("a")["containers"][0]["restarts"], 0);
-    // A container that dies is restarted by the new agent, as the old one would have.
-    let pid = rustix::process::Pid::from_raw(before[0] as i32).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    let end = std::time::Instant::now() + PATIENCE;
-    while agent.pod("a")["containers"][0]["restarts"] != 1 || agent.shown("a") != "Running web=Running" {
-        assert!(std::time::Instant::now() < end, "{}", agent.shown("a"));
-    }
-    assert_ne!(processes("7654321"), before);
-    bed.tell(&agent, &[], &["pod/uid-a", "pod/uid-b"]);
-    agent.wait("a", "");
-    agent.wait("b", "");
-    assert!(processes("765432").is_empty());
     agent.stop();
 }
 

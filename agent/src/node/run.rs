@@ -267,6 +267,10 @@ impl Agent {
                 log_budget: LOG_BUDGET,
             };
             let runtime = Runtime::new(runtime, executor).map_err(|e| format!("runtime: {e}"))?;
+            if let Err(e) = runtime.enter_agent_cgroup() {
+                // Only its accounting is lost.
+                eprintln!("node: the agent stays in its caller's cgroup: {e}");
+            }
             Ok((images, network, volumes, runtime))
         });
         let (images, network, volumes, runtime) = opened.await?;

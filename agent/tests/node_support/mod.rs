@@ -308,8 +308,9 @@ pub fn exec(agent: &Agent, pod: &str, container: &str, command: &[&str], stdin: 
     let request = ExecOpen { target, command, stdin: true, stdout: true, stderr: true, tty: false };
     smol::block_on(async {
         let stream = agent.streams.open_exec(request).await.expect("a command");
-        stream.input.send(ExecIn::Stdin(stdin.as_bytes().to_vec())).await.expect("it reads");
-        stream.input.send(ExecIn::CloseStdin).await.expect("it reads");
+        // A command that has ended reads no more: its exit code says the rest.
+        let _ = stream.input.send(ExecIn::Stdin(stdin.as_bytes().to_vec())).await;
+        let _ = stream.input.send(ExecIn::CloseStdin).await;
         let mut said = Vec::new();
         while let Ok(out) = stream.output.recv().await {
             match out {
