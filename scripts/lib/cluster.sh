@@ -173,10 +173,18 @@ pod_pids() {
   done | sort -un
 }
 
+# What still runs of this cluster's own programs: the name server of a node outlives its agent.
+own_pids() {
+  local pid
+  for pid in /proc/[0-9]*; do
+    case $(readlink "$pid/exe" 2>/dev/null) in "$DIR/bin/"*) echo "${pid#/proc/}" ;; esac
+  done
+}
+
 stop_pods() {
   local pids tries
   for ((tries = 0; tries < 100; tries++)); do
-    pids=$(pod_pids)
+    pids=$(pod_pids; own_pids)
     [ -z "$pids" ] && break
     # shellcheck disable=SC2086
     kill -KILL $pids 2>/dev/null || true
@@ -221,11 +229,8 @@ down() {
 }
 
 left_behind() {
-  local pid exe
-  for pid in /proc/[0-9]*; do
-    exe=$(readlink "$pid/exe" 2>/dev/null) || continue
-    case $exe in "$DIR/bin/"*) echo "process ${pid#/proc/} ($exe)" ;; esac
-  done
+  local pid
+  for pid in $(own_pids; pod_pids); do echo "process $pid ($(readlink "/proc/$pid/exe"))"; done
   awk -v a="$RUNTIME" -v b="$DIR" 'index($2, a) == 1 || index($2, b "/") == 1 {print "mount " $2}' /proc/mounts
   ip netns list 2>/dev/null | awk -v p="$BRIDGE-" 'index($1, p) == 1 {print "namespace " $1}'
   cgroup_dirs | sed 's/^/cgroup /'
