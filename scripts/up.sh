@@ -150,11 +150,14 @@ demo_serves() {
 
 coracle() { "$DIR/bin/coracle" --kubeconfig "$DIR/kubeconfig" "$@"; }
 
-# wait_for SECONDS COMMAND…
+# wait_for SECONDS COMMAND…: until it succeeds; not longer, and not when a program has ended meanwhile.
 wait_for() {
-  local until=$((SECONDS + $1))
+  local until=$((SECONDS + $1)) name
   shift
   until "$@"; do
+    for name in $(started); do
+      running "$name" || { say "$name has ended; its log ($DIR/log/$name.log) says:"; tail -n 10 "$DIR/log/$name.log" >&2; return 1; }
+    done
     [ $SECONDS -lt $until ] || { say "waited in vain for: $*"; coracle status 2>&1 || true; log_ends; return 1; }
     sleep 0.2
   done
@@ -168,6 +171,7 @@ log_ends() {
   done
 }
 
+started() { local name; for name in $(names); do [ ! -e "$DIR/run/$name.pid" ] || echo "$name"; done; }
 server_ready() { coracle get --raw /readyz >/dev/null 2>&1; }
 node_ready() { coracle get node "$1" -o json 2>/dev/null | tr -d ' \n' | grep -Eq '"status":"True","type":"Ready"|"type":"Ready","status":"True"'; }
 nodes_ready() { local node; for node in $(nodes); do node_ready "$node" || return 1; done; }

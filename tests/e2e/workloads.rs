@@ -47,8 +47,8 @@ fn configuration_reaches_the_container() {
     let cluster = Cluster::get();
     let namespace = cluster.namespace("config");
     let n = namespace.name.as_str();
-    let container = r#"command: [sh, -c, "echo $A-$B-$N; cat /cm/color /secret/password; id -u; touch /cm/x 2>&1 | head -c 60"],
-      env: [{name: A, valueFrom: {configMapKeyRef: {name: cm, key: color}}}, {name: B, valueFrom: {secretKeyRef: {name: s, key: password}}}, {name: N, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}],
+    let container = r#"command: [sh, -c, "echo $A-$B-$SPACE; cat /cm/color /secret/password; id -u; touch /cm/x 2>&1 | head -c 60"],
+      env: [{name: A, valueFrom: {configMapKeyRef: {name: cm, key: color}}}, {name: B, valueFrom: {secretKeyRef: {name: s, key: password}}}, {name: SPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}],
       securityContext: {runAsUser: 1234},
       volumeMounts: [{name: cm, mountPath: /cm}, {name: s, mountPath: /secret}, {name: e, mountPath: /scratch}]"#;
     let volumes = "  volumes:\n  - {name: cm, configMap: {name: cm}}\n  - {name: s, secret: {secretName: s}}\n  - {name: e, emptyDir: {}}\n";
@@ -74,7 +74,7 @@ fn containers_are_confined() {
     let cluster = Cluster::get();
     let namespace = cluster.namespace("confined");
     let n = namespace.name.as_str();
-    let probe = r#"command: [sh, -c, "echo pid $$; hostname; grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status; ls /proc/kcore -l | head -c 4; ls /host 2>&1"]"#;
+    let probe = r#"command: [sh, -c, "echo pid $$; hostname; grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status; ls /proc/kcore -l | head -c 4; ls /host 2>&1; true"]"#;
     cluster.apply(n, &pod("inside", probe, ""));
     cluster.phase(n, "inside", "Succeeded");
     let logs = cluster.kubectl("1.32", &["logs", "-n", n, "inside"]).good();

@@ -46,7 +46,7 @@ pub fn observe(root: &Path, state: &Path, facts: &NodeFacts) -> NodeReport {
         kernel: read("proc/sys/kernel/osrelease").trim().to_owned(),
         machine_id: read("etc/machine-id").trim().to_owned(),
         boot_id: read("proc/sys/kernel/random/boot_id").trim().to_owned(),
-        agent_version: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         conditions: facts.conditions.clone(),
         labels: facts.labels.clone(),
     }

@@ -3,9 +3,10 @@
 //! Binary messages start with a channel: 0 in, 1 out, 2 err, 3 how it ended (a Status), 4 resize;
 //! in v5 `[255, n]` closes channel n.
 
-use async_tungstenite::tungstenite::Message;
+use async_tungstenite::tungstenite::{Message, Utf8Bytes};
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
-use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use async_tungstenite::{WebSocketReceiver, WebSocketSender, WebSocketStream};
 use coracle_shared::api::status::Status;
 use futures_lite::FutureExt as _;
@@ -33,6 +34,12 @@ const STDERR: u8 = 2;
 const ENDED: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+
+/// Go's clients call a close without a status an error (1005).
+fn ended() -> CloseFrame {
+    CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }
+}
+
 
 /// The largest message of a client: kubectl sends 32 KiB at a time.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -146,7 +153,7 @@ async fn serve(io: Io, opened: Result<ExecStream, Status>) {
         Err(status) => {
             // Whether the client still hears it is its own affair.
             let _ = message(&mut sender, ENDED, &status.to_value().to_string().into_bytes()).await;
-            let _ = sender.close(None).await;
+            let _ = sender.close(Some(ended())).await;
             return;
         }
     };
@@ -168,7 +175,7 @@ async fn serve(io: Io, opened: Result<ExecStream, Status>) {
     };
     output.or(async { receive_until_gone(input, &stream).await }).await;
     // The other side may be gone already.
-    let _ = sender.close(None).await;
+    let _ = sender.close(Some(ended())).await;
 }
 
 /// After the input is over only the output can end the session, unless the client is gone.

@@ -16,7 +16,7 @@ pub fn create_node(name: &str, uid: &str, hostname: &str, architecture: &str, no
             "name": name,
             "uid": uid,
             "creationTimestamp": time(now),
-            "labels": labels(name, hostname, architecture),
+            "labels": labels(name, architecture),
         },
         "spec": {},
         "status": {"conditions": [{
@@ -30,11 +30,11 @@ pub fn create_node(name: &str, uid: &str, hostname: &str, architecture: &str, no
     })
 }
 
-fn labels(name: &str, hostname: &str, architecture: &str) -> Value {
-    // The hostname label selects this node in manifests; as a label it must be short enough.
-    let hostname = if hostname.is_empty() || hostname.len() > 63 { name } else { hostname };
+fn labels(name: &str, architecture: &str) -> Value {
+    // The hostname label selects this node in manifests. Several agents may share a machine and its
+    // name, so it is the node's name, which is unique.
     let mut labels =
-        json!({"kubernetes.io/hostname": hostname, "kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"});
+        json!({"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"});
     if !architecture.is_empty() {
         labels["kubernetes.io/arch"] = architecture.into();
         labels["beta.kubernetes.io/arch"] = architecture.into();
@@ -77,7 +77,7 @@ pub fn node(stored: &Value, report: Option<&NodeReport>, answering: bool, pod_ci
 
 fn facts(object: &mut Value, report: &NodeReport) {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    merge_labels(object, labels(&name, &report.hostname, &report.architecture));
+    merge_labels(object, labels(&name, &report.architecture));
     let own: Map<String, Value> = report
         .labels
         .iter()
