@@ -92,7 +92,7 @@ fn node(
         Some(item) => decode(item),
         None => {
             let (hostname, arch) = report.map_or(("", ""), |r| (&*r.hostname, &*r.architecture));
-            merge::create_node(&who.node, &new_uid()?, hostname, arch, now)
+            merge::create_node(&who.node, &new_uid()?, arch, now)
         }
     };
     let uid = old["metadata"]["uid"].as_str().unwrap_or_default().to_owned();

@@ -121,7 +121,7 @@ fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) ->
     };
     if !exists {
         let uid = new_uid().map_err(|e| refuse(RefuseCode::Unavailable, e.to_string()))?;
-        let object = merge::create_node(node, &uid, &request.hostname, &request.architecture, now);
+        let object = merge::create_node(node, &uid, &request.architecture, now);
         commit = commit.create(node_key, SCHEMA, encode("Node", &object));
     }
     Ok(commit)

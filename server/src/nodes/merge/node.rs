@@ -10,7 +10,7 @@ use super::{Condition, set_condition};
 const RESERVED: [&str; 2] = ["node-role.kubernetes.io/", "node-restriction.kubernetes.io/"];
 
 /// A new Node object for a machine that joined.
-pub fn create_node(name: &str, uid: &str, hostname: &str, architecture: &str, now: i64) -> Value {
+pub fn create_node(name: &str, uid: &str, architecture: &str, now: i64) -> Value {
     json!({
         "metadata": {
             "name": name,

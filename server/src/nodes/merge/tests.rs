@@ -167,7 +167,7 @@ fn node_report() -> NodeReport {
 #[test]
 fn a_node_is_ready_by_its_connection_its_loop_and_its_network() {
     let check = |answering, cidr, status, reason| {
-        let new = create_node("n1", "u", "host", "arm64", NOW);
+        let new = create_node("n1", "u", "arm64", NOW);
         let node = node(&new, Some(&node_report()), answering, cidr, NOW);
         let ready = condition(&node, "Ready");
         assert_eq!((&ready["status"], &ready["reason"]), (&json!(status), &json!(reason)));
@@ -179,7 +179,7 @@ fn a_node_is_ready_by_its_connection_its_loop_and_its_network() {
 
 #[test]
 fn a_node_that_says_the_same_again_changes_nothing() {
-    let new = create_node("n1", "u", "host", "arm64", NOW);
+    let new = create_node("n1", "u", "arm64", NOW);
     let first = node(&new, Some(&node_report()), true, Some("10.42.0.0/24"), NOW);
     assert_eq!(node(&first, Some(&node_report()), true, None, NOW + 60_000), first);
     assert_eq!(node(&first, None, true, None, NOW + 60_000), first);
