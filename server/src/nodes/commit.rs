@@ -91,7 +91,7 @@ fn node(
     let old = match &stored {
         Some(item) => decode(item),
         None => {
-            let (hostname, arch) = report.map_or(("", ""), |r| (&*r.hostname, &*r.architecture));
+            let arch = report.map_or("", |r| &*r.architecture);
             merge::create_node(&who.node, &new_uid()?, arch, now)
         }
     };

@@ -3,10 +3,10 @@
 //! Binary messages start with a channel: 0 in, 1 out, 2 err, 3 how it ended (a Status), 4 resize;
 //! in v5 `[255, n]` closes channel n.
 
-use async_tungstenite::tungstenite::{Message, Utf8Bytes};
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use async_tungstenite::tungstenite::{Message, Utf8Bytes};
 use async_tungstenite::{WebSocketReceiver, WebSocketSender, WebSocketStream};
 use coracle_shared::api::status::Status;
 use futures_lite::FutureExt as _;
@@ -39,7 +39,6 @@ const CLOSE: u8 = 255;
 fn ended() -> CloseFrame {
     CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }
 }
-
 
 /// The largest message of a client: kubectl sends 32 KiB at a time.
 const MAX_MESSAGE: usize = 1 << 20;
