@@ -151,7 +151,7 @@ fn seccomp_answers_for_the_calls_it_stops() {
 fn limits_hold_and_oom_is_told() {
     run("limits", async |node: &Node| {
         let sandbox = node.sandbox("a").await;
-        let mut spec = node.shell("memory", "x=0123456789; while true; do x=$x$x; done");
+        let mut spec = node.shell("memory", "x=0123456789; while [ ${#x} -lt 300000000 ]; do x=$x$x; done");
         spec.resources.memory_limit_bytes = Some(16 << 20);
         sandbox.start_container(&spec).await.unwrap();
         let exit = sandbox.wait(&spec.id).await.unwrap().exit.unwrap();

@@ -94,6 +94,7 @@ impl Sandbox {
 
 fn prepare(inner: &Inner, spec: &ContainerSpec) -> Result<wire::Start<std::ffi::CString>, Error> {
     let directory = inner.container_directory(&spec.id);
+    cgroup::check(&*inner.shared.cgroups, &spec.resources)?;
     let place = make_place(inner, spec, &directory)?;
     let termination_log = match spec.termination_message_path {
         Some(_) => Some(make_termination_log(&place)?),

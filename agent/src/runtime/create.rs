@@ -24,6 +24,7 @@ const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
 
 pub async fn create(shared: &Arc<Shared>, spec: &SandboxSpec) -> Result<Sandbox, Error> {
     validate(spec)?;
+    cgroup::check(&*shared.cgroups, &spec.resources)?;
     let directory = shared.pods().join(&spec.uid.0);
     let (at, owner, wanted) = (directory.clone(), shared.clone(), spec.clone());
     let made = smol::unblock(move || {

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Finding, Resources};
+use super::{Error, Finding, Resources};
 
 /// The controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -46,6 +46,28 @@ pub trait Cgroups: Send + Sync {
     /// What is mounted at `/sys/fs/cgroup` inside a container.
     fn view(&self) -> View;
     fn findings(&self) -> &[Finding];
+    /// Whether groups of this node can have limits of a controller.
+    fn has(&self, controller: &str) -> bool;
+}
+
+/// A limit that the node cannot hold is refused, not forgotten: the finding says how to mend it.
+/// CPU requests are only shares, and go without.
+///
+/// # Errors
+/// [`Error::Invalid`] with the reason.
+pub fn check(cgroups: &dyn Cgroups, limits: &Resources) -> Result<(), Error> {
+    let wanted = [
+        ("memory", limits.memory_limit_bytes.is_some()),
+        ("cpu", limits.cpu_limit_millis.is_some()),
+        ("pids", limits.pids_limit.is_some()),
+    ];
+    let Some((controller, _)) = wanted.into_iter().find(|(c, wanted)| *wanted && !cgroups.has(c)) else {
+        return Ok(());
+    };
+    let named = format!("controller {controller} ");
+    let finding = cgroups.findings().iter().find(|f| f.what.contains(&named));
+    let mend = finding.map_or(String::new(), |f| format!(" ({}; {})", f.what, f.mend));
+    Err(Error::Invalid(format!("this node cannot hold a {controller} limit{mend}")))
 }
 
 /// How a container sees its own cgroup.

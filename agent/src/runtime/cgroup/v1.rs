@@ -171,6 +171,10 @@ impl Cgroups for Split {
         self.hierarchies.iter().map(|h| h.root.join(group)).collect()
     }
 
+    fn has(&self, controller: &str) -> bool {
+        self.hierarchies.iter().any(|h| h.controllers.contains(&controller))
+    }
+
     fn view(&self) -> View {
         View::Controllers(self.hierarchies.iter().map(|h| h.option.clone()).collect())
     }
@@ -210,5 +214,15 @@ mod tests {
         let mount = mounts(MOUNTS).nth(1).unwrap();
         assert_eq!(option(&mount), "cpu,cpuacct");
         assert_eq!(super::super::v2::mount_point(MOUNTS), None);
+    }
+
+    #[test]
+    fn a_limit_that_the_node_cannot_hold_is_refused_with_its_mend() {
+        let cpu = Hierarchy { option: "cpu".into(), controllers: vec!["cpu"], root: "/c".into() };
+        let node = Split { hierarchies: vec![cpu], findings: vec![missing("memory", "no v1 hierarchy has it")] };
+        let check = |limits: Resources| super::super::check(&node, &limits);
+        assert!(check(Resources { cpu_limit_millis: Some(1), ..Resources::default() }).is_ok());
+        let refused = check(Resources { memory_limit_bytes: Some(1), ..Resources::default() });
+        assert!(refused.unwrap_err().to_string().contains("cgroup_enable=memory"));
     }
 }

@@ -44,10 +44,6 @@ impl Unified {
         enable(&dir.join("pods"), &mut controllers, &mut findings);
         Ok(Unified { root: dir, controllers, findings })
     }
-
-    fn has(&self, controller: &str) -> bool {
-        self.controllers.contains(&controller)
-    }
 }
 
 /// Hands the controllers on to the groups below `dir`. One that cannot be is taken off the list.
@@ -118,6 +114,10 @@ impl Cgroups for Unified {
 
     fn directories(&self, group: &str) -> Vec<PathBuf> {
         vec![self.root.join(group)]
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.contains(&controller)
     }
 
     fn view(&self) -> View {
