@@ -44,10 +44,23 @@ impl Controller for Garbage {
                     mark(owner_key(text(owner, "/uid"), &key));
                 }
             }
+        } else if let Some(old) = event.old.as_ref().and_then(crate::world::parse) {
+            // An owner that lets its dependents go looks again when one no longer names it.
+            for owner in left_owners(&old, &object) {
+                if let Some(key) = object_key(owner, &event.key.namespace).filter(|key| world.exists(key)) {
+                    mark(owner_key(text(owner, "/uid"), &key));
+                }
+            }
         }
     }
 
     fn all(&self, world: &World, mark: &mut dyn FnMut(Key)) {
+        for key in WAITING_OWNERS.iter().flat_map(|resource| world.keys(resource, None)) {
+            let waits = |o: &Value| is_deleting(o) && (has_finalizer(o, FOREGROUND) || has_finalizer(o, ORPHAN));
+            if let Some(object) = world.get(&key).filter(waits) {
+                mark(owner_key(uid(&object), &key));
+            }
+        }
         for owner_uid in world.owner_uids() {
             let dependent =
                 world.owned_keys(&owner_uid).into_iter().next().and_then(|key| Some((world.get(&key)?, key)));
@@ -78,6 +91,16 @@ impl Controller for Garbage {
         };
         Outcome { writes, again: None }
     }
+}
+
+/// Kinds whose deletion may have been waiting for dependents, possibly for none, when the server
+/// stopped. Pods are too many to look through and own nothing in practice.
+const WAITING_OWNERS: &[&str] = &["deployments.apps", "replicasets.apps", "services", "configmaps", "nodes"];
+
+/// The owners that `old` names and `new` does not.
+fn left_owners<'a>(old: &'a Value, new: &'a Value) -> impl Iterator<Item = &'a Value> {
+    let named = array(new, "/metadata/ownerReferences");
+    array(old, "/metadata/ownerReferences").iter().filter(move |o| !named.iter().any(|n| n["uid"] == o["uid"]))
 }
 
 /// The key names the owner and where it is (or was): `-owner`, `RESOURCE NAMESPACE NAME`, uid.
@@ -243,6 +266,18 @@ mod tests {
         let writes = release(&key, &owner(ORPHAN), &[dependent("a", true, false)]);
         assert_eq!(show(&writes), [r#"a [{"uid":"v"}]"#]);
         assert_eq!(show(&release(&key, &owner(ORPHAN), &[])), [r#"o ["other"]"#]);
+    }
+
+    #[test]
+    fn an_owner_that_is_no_longer_named_is_seen() {
+        let of = |uids: &[&str]| {
+            let owners: Vec<Value> = uids.iter().map(|uid| json!({"uid": uid})).collect();
+            json!({"metadata": {"ownerReferences": owners}})
+        };
+        let (old, new) = (of(&["u", "v"]), of(&["v"]));
+        let left: Vec<&Value> = left_owners(&old, &new).collect();
+        assert_eq!(left, [&json!({"uid": "u"})]);
+        assert_eq!(left_owners(&new, &old).count(), 0);
     }
 
     #[test]
