@@ -1,7 +1,7 @@
 //! Measures the embedded store against the disk below it. Prints one JSON line a figure.
 //!
-//! `store_bench DIRECTORY [WRITES]`: the directory must be on the disk to measure; what is made
-//! in it is removed again. `store_bench --open DIRECTORY` opens a store in a process of its own
+//! `store_bench DIRECTORY [WRITES [PART]]`: the directory must be on the disk to measure; what is
+//! made in it is removed again. PART is speed, amplification or start; all without. `store_bench --open DIRECTORY` opens a store in a process of its own
 //! and prints the seconds it took, its objects and the resident memory; `--fill DIRECTORY` prints
 //! the memory of a process that made and updated 10,000 objects.
 
@@ -21,7 +21,7 @@ const UPDATED: u64 = 10_000;
 
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
-    let directory = arguments.next().ok_or("usage: store_bench DIRECTORY [WRITES]")?;
+    let directory = arguments.next().ok_or("usage: store_bench DIRECTORY [WRITES [PART]]")?;
     if directory == "--open" {
         return open(Path::new(&arguments.next().ok_or("usage: store_bench --open DIRECTORY")?));
     }
@@ -32,12 +32,20 @@ fn main() -> Outcome<()> {
     let writes: u64 = arguments.next().map_or(Ok(20_000), |text| text.parse())?;
     let directory = directory.join(format!("store-bench-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
-    let result = measure(&directory, writes);
+    let result = match arguments.next().as_deref() {
+        None => speed(&directory, writes)
+            .and_then(|()| amplifications(&directory, writes))
+            .and_then(|()| starts(&directory)),
+        Some("speed") => speed(&directory, writes),
+        Some("amplification") => amplifications(&directory, writes),
+        Some("start") => starts(&directory),
+        Some(other) => Err(format!("no such part: {other}").into()),
+    };
     fs::remove_dir_all(&directory)?;
     result
 }
 
-fn measure(directory: &Path, writes: u64) -> Outcome<()> {
+fn speed(directory: &Path, writes: u64) -> Outcome<()> {
     let before = raw(directory, writes / 4)?;
     let one = creates(directory, 1, writes / 2)?;
     let after = raw(directory, writes / 4)?;
@@ -46,11 +54,20 @@ fn measure(directory: &Path, writes: u64) -> Outcome<()> {
     print("create/1w", one, "1/s");
     print("raw-over-create/1w", raw / one, "ratio");
     print("create/64w", creates(directory, 64, writes * 5)?, "1/s");
+    Ok(())
+}
+
+fn amplifications(directory: &Path, writes: u64) -> Outcome<()> {
     for writers in [1, 64] {
-        let (bytes, rate) = amplification(directory, writers, writes * writers.min(4))?;
+        let (bytes, flushes, rate) = amplification(directory, writers, writes * writers.min(4))?;
         print(&format!("write-amp/{writers}w"), bytes, "B/update");
+        print(&format!("flushes/{writers}w"), flushes, "1/update");
         print(&format!("update/{writers}w"), rate, "1/s");
     }
+    Ok(())
+}
+
+fn starts(directory: &Path) -> Outcome<()> {
     let empty = start(directory, 0)?.1;
     for objects in [1_000, 10_000, 150_000] {
         let (seconds, memory) = start(directory, objects)?;
@@ -127,8 +144,8 @@ fn creates(directory: &Path, writers: u64, writes: u64) -> Outcome<f64> {
     run(&store, writers, writes, |number| Commit::new().create(key(number), 1, value(number)))
 }
 
-/// Bytes that reach the block device for each update, and the updates a second.
-fn amplification(directory: &Path, writers: u64, writes: u64) -> Outcome<(f64, f64)> {
+/// Bytes that reach the block device and its cache flushes for each update, and the updates a second.
+fn amplification(directory: &Path, writers: u64, writes: u64) -> Outcome<(f64, f64, f64)> {
     let (path, store) = fresh(directory)?;
     run(&store, 64, UPDATED, |number| Commit::new().create(key(number), 1, value(number)))?;
     rustix::fs::sync();
@@ -137,17 +154,22 @@ fn amplification(directory: &Path, writers: u64, writes: u64) -> Outcome<(f64, f
     let scattered = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % UPDATED;
     let rate = run(&store, writers, writes, |number| Commit::new().put(key(scattered(number)), 1, value(number)))?;
     rustix::fs::sync();
-    Ok(((written(&path)? - before) as f64 / writes as f64, rate))
+    let after = written(&path)?;
+    let each = |field: usize| (after[field] - before[field]) as f64 / writes as f64;
+    Ok((each(0), each(1), rate))
 }
 
-/// Bytes written so far to the block device that holds a path.
-fn written(path: &Path) -> Outcome<u64> {
+/// Bytes written so far to the block device that holds a path, and its cache flushes.
+fn written(path: &Path) -> Outcome<[u64; 2]> {
     use std::os::unix::fs::MetadataExt;
     let device = fs::metadata(path)?.dev();
     let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
     let text = fs::read_to_string(format!("/sys/dev/block/{numbers}/stat"))?;
-    let sectors = text.split_whitespace().nth(6).ok_or("the device's statistics end early")?;
-    Ok(sectors.parse::<u64>()? * 512)
+    let fields: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    match fields.get(6) {
+        Some(sectors) => Ok([sectors * 512, fields.get(15).copied().unwrap_or(0)]),
+        None => Err("the device's statistics end early".into()),
+    }
 }
 
 /// Seconds to open a store of `objects`, and the memory of the process that did, in bytes.
