@@ -32,6 +32,13 @@ oci_bundle() {
 END
 }
 
+# without_hybrid COMMAND…: crun refuses a hybrid cgroup tree with v2 controllers; it gets the v1 part alone.
+without_hybrid() {
+  unshare --mount --propagation private sh -c '
+    if grep -qs . /sys/fs/cgroup/unified/cgroup.controllers; then umount /sys/fs/cgroup/unified; fi
+    exec "$@"' sh "$@"
+}
+
 remove_reference_cgroups() { find /sys/fs/cgroup -depth -type d -path '*coracle-bench*' -exec rmdir {} + 2>/dev/null || true; }
 
 # own_runs [--stock]: milliseconds of each run, one a line: running, reaped, removed.
@@ -52,7 +59,7 @@ bench_container() {
     own_runs >>"$WORK/own"
     own_runs --stock >>"$WORK/stock"
     for engine in crun runc; do
-      "$BENCH" spawn --runs $RUNS -- $engine --root "$WORK/$engine-state" run --bundle "$WORK/bundle" "bench-$$-$round-@" >"$WORK/spawn"
+      without_hybrid "$BENCH" spawn --runs $RUNS -- $engine --root "$WORK/$engine-state" run --bundle "$WORK/bundle" "bench-$$-$round-@" >"$WORK/spawn"
       figure p50_ms "$WORK/spawn" >>"$WORK/$engine"
     done
     "$BENCH" spawn --runs $RUNS -- unshare --pid --net --ipc --uts --mount --cgroup --fork --mount-proc "$TOOLS/roots/bundle/bin/true" >"$WORK/spawn"
