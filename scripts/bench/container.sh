@@ -47,9 +47,6 @@ own_runs() {
     grep -oE '\[[0-9]+,[0-9]+,[0-9]+\]' | tr -d '[]' | awk -F, '{ print $1 / 1000, $2 / 1000, $3 / 1000 }'
 }
 
-# median FILE COLUMN
-median() { sort -g -k"$2,$2" "$1" | awk -v c="$2" '{ v[NR] = $c } END { if (!NR) exit 1; print v[int((NR + 1) / 2)] }'; }
-
 bench_container() {
   local round engine pause=$PROGRAMS/coracle-pause
   work_dir
@@ -65,12 +62,14 @@ bench_container() {
     "$BENCH" spawn --runs $RUNS -- unshare --pid --net --ipc --uts --mount --cgroup --fork --mount-proc "$TOOLS/roots/bundle/bin/true" >"$WORK/spawn"
     figure p50_ms "$WORK/spawn" >>"$WORK/unshare"
   done
-  local crun runc column=0 figure
+  local crun runc column=0 figure target
   crun=$(median "$WORK/crun" 1) runc=$(median "$WORK/runc" 1)
   # `crun run` returns when nothing is left, so `removed` is the like for like.
   for figure in running reaped removed; do
     column=$((column + 1))
-    emit "container/$figure" "$(median "$WORK/own" $column)" ms le "$([ $figure = running ] && echo null || calculate "$crun / 3")" "$crun" "$pause"
+    target=$(calculate "$crun / 3")
+    [ $figure != running ] || target=null
+    emit "container/$figure" "$(median "$WORK/own" $column)" ms le "$target" "$crun" "$pause"
     emit "container/$figure-stock" "$(median "$WORK/stock" $column)" ms le null "$crun" "$pause"
   done
   emit container/removed-runc "$(median "$WORK/own" 3)" ms le null "$runc" "$pause"

@@ -59,6 +59,9 @@ figure() {
   awk -v name="$1" '$1 == name { print $2; found = 1; exit } END { exit !found }' "$2" || die "no figure $1 in: $(cat "$2")"
 }
 
+# median FILE COLUMN: of a file of numbers, a row a line.
+median() { sort -g -k"$2,$2" "$1" | awk -v c="$2" '{ v[NR] = $c } END { if (!NR) exit 1; print v[int((NR + 1) / 2)] }'; }
+
 # json_value NAME FILE: the value of the line with that name, of programs that print JSON.
 json_value() {
   sed -nE 's/.*"name": ?"'"${1//\//\\/}"'".*"value": ?([-0-9.e+]+).*/\1/p' "$2" | grep . || die "no figure $1 in: $(cat "$2")"
@@ -84,7 +87,7 @@ disk_up() {
 }
 
 # written: bytes that reached the disk so far. flushes: its cache flushes, one or more for a sync.
-written() { awk '{ print $7 * 512 }' "/sys/block/${LOOP#/dev/}/stat"; }
+written() { awk '{ printf "%.0f\n", $7 * 512 }' "/sys/block/${LOOP#/dev/}/stat"; }
 flushes() { awk '{ print $16 + 0 }' "/sys/block/${LOOP#/dev/}/stat"; }
 
 # disk_proof: the counters have to show a known write of 8 MiB, and little else.
@@ -132,8 +135,11 @@ cluster_up() {
   KUBECONFIG=$CLUSTER/kubeconfig
   export KUBECONFIG
   REGISTRY=$(sed -nE 's/.*"registry":"([^"]*)".*/\1/p' "$CLUSTER/info.json")
+  # shellcheck disable=SC2034
   SERVER=$CLUSTER/bin/coracle-server
+  # shellcheck disable=SC2034
   AGENT=$CLUSTER/bin/coracle-agent
+  # shellcheck disable=SC2034
   PAUSE=$CLUSTER/bin/coracle-pause
 }
 

@@ -39,28 +39,42 @@ end_process() {
   wait "$1" 2>/dev/null || true
 }
 
+# fronts ROUNDS: etcd and the server in turns, into files of rates and p99s.
+fronts() {
+  local round writers writes
+  for ((round = 0; round < $1; round++)); do
+    for writers in 1 64; do
+      writes=$((WRITES / 4 / $1 * (writers > 1 ? 4 : 1)))
+      "$BENCH" etcd --address "$ETCD" --writers $writers --writes $writes >"$WORK/turn"
+      turn "etcd-$writers"
+      "$BENCH" creates --kubeconfig "$WORK/kubeconfig" --writers $writers --writes $writes --prefix "w$writers-$round" >"$WORK/turn"
+      turn "https-$writers"
+    done
+  done
+}
+
+# turn NAME: keeps the figures of the turn just made.
+turn() {
+  figure rate "$WORK/turn" >>"$WORK/$1.rate"
+  figure p99_ms "$WORK/turn" >>"$WORK/$1.p99"
+}
+
 bench_store-write() {
   local writers raw etcd server=$PROGRAMS/coracle-server
   work_dir
   "$TOOLS/store_bench" "$WORK" "$WRITES" speed >"$WORK/bare"
   etcd_up "$WORK/etcd"
-  for writers in 1 64; do
-    "$BENCH" etcd --address "$ETCD" --writers $writers --writes $((WRITES / 2)) >"$WORK/etcd-$writers"
-  done
-  end_process "$ETCD_PID"
   server_up "$WORK/server"
-  for writers in 1 64; do
-    "$BENCH" creates --kubeconfig "$WORK/kubeconfig" --writers $writers --writes $((WRITES / 2)) --prefix "w$writers" >"$WORK/https-$writers"
-  done
+  fronts 5
   raw=$(json_value store/raw-append-fdatasync "$WORK/bare")
   emit store-write/fsync "$(calculate "1000 / $raw")" ms le null null "$TOOLS/store_bench"
   emit store-write/1w "$(json_value store/create/1w "$WORK/bare")" 1/s ge "$(calculate "$raw / 1.5")" "$raw" "$TOOLS/store_bench"
-  etcd=$(figure rate "$WORK/etcd-64")
+  etcd=$(median "$WORK/etcd-64.rate" 1)
   emit store-write/64w "$(json_value store/create/64w "$WORK/bare")" 1/s ge "$(calculate "$etcd * 3")" "$etcd" "$TOOLS/store_bench"
   for writers in 1 64; do
-    etcd=$(figure rate "$WORK/etcd-$writers")
-    emit "store-write/https-${writers}w" "$(figure rate "$WORK/https-$writers")" 1/s ge "$etcd" "$etcd" "$server"
-    emit "store-write/https-${writers}w-p99" "$(figure p99_ms "$WORK/https-$writers")" ms le null "$(figure p99_ms "$WORK/etcd-$writers")" "$server"
+    etcd=$(median "$WORK/etcd-$writers.rate" 1)
+    emit "store-write/https-${writers}w" "$(median "$WORK/https-$writers.rate" 1)" 1/s ge "$etcd" "$etcd" "$server"
+    emit "store-write/https-${writers}w-p99" "$(median "$WORK/https-$writers.p99" 1)" ms le null "$(median "$WORK/etcd-$writers.p99" 1)" "$server"
   done
 }
 

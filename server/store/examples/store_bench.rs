@@ -1,8 +1,9 @@
 //! Measures the embedded store against the disk below it. Prints one JSON line a figure.
 //!
 //! `store_bench DIRECTORY [WRITES [PART]]`: the directory must be on the disk to measure; what is
-//! made in it is removed again. PART is speed, amplification or start; all without. `store_bench --open DIRECTORY` opens a store in a process of its own
-//! and prints the seconds it took, its objects and the resident memory; `--fill DIRECTORY` prints
+//! made in it is removed again. PART is speed, amplification or start; all without.
+//! `store_bench --open DIRECTORY` opens a store in a process of its own and prints the seconds it
+//! took, its objects and the resident memory; `--fill DIRECTORY` prints
 //! the memory of a process that made and updated 10,000 objects.
 
 use std::fs;
@@ -16,6 +17,8 @@ use smol::block_on;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const VALUE: usize = 1000;
+/// Turns of raw log and store when their speed is compared.
+const TURNS: u64 = 20;
 /// Objects that the updates of the write amplification pick from.
 const UPDATED: u64 = 10_000;
 
@@ -45,16 +48,29 @@ fn main() -> Outcome<()> {
     result
 }
 
+/// One writer against the raw log in short turns, so that both see the same machine; medians of the turns.
 fn speed(directory: &Path, writes: u64) -> Outcome<()> {
-    let before = raw(directory, writes / 4)?;
-    let one = creates(directory, 1, writes / 2)?;
-    let after = raw(directory, writes / 4)?;
-    let raw = (before + after) / 2.0;
+    let (path, store) = fresh(directory)?;
+    let turn = (writes / 2 / TURNS).max(1);
+    let (mut raws, mut ones) = (Vec::new(), Vec::new());
+    for number in 0..TURNS {
+        raws.push(raw(directory, turn)?);
+        let create = |write: u64| Commit::new().create(key(number * turn + write), 1, value(write));
+        ones.push(run(&store, 1, turn, create)?);
+    }
+    drop(store);
+    fs::remove_dir_all(path)?;
+    let (raw, one) = (median(raws), median(ones));
     print("raw-append-fdatasync", raw, "1/s");
     print("create/1w", one, "1/s");
     print("raw-over-create/1w", raw / one, "ratio");
     print("create/64w", creates(directory, 64, writes * 5)?, "1/s");
     Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn amplifications(directory: &Path, writes: u64) -> Outcome<()> {
