@@ -28,7 +28,7 @@ fn a_joined_agent_gets_its_pod_and_its_report_reaches_the_store() {
         let items = agent.wait_for(|ledger| ledger.has("pod/u1")).await;
         assert!(items.has("configmap/d/cm") && items.has("node") && !items.has("pod/u2"));
         let node = world.wait("nodes", "", "n1", |n| n["status"]["capacity"]["cpu"] == "2").await;
-        assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n1-host");
+        assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n1");
         assert_eq!(node["spec"]["podCIDR"], "10.42.0.0/24");
         let ready = &node["status"]["conditions"][0];
         assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("True")));

@@ -24,6 +24,10 @@ pub enum PipeError {
 impl fmt::Display for PipeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // What happened to the connection says more than that it is lost.
+            PipeError::Read(ReadError::ConnectionLost(why)) | PipeError::Write(WriteError::ConnectionLost(why)) => {
+                why.fmt(f)
+            }
             PipeError::Read(error) => error.fmt(f),
             PipeError::Write(error) => error.fmt(f),
             PipeError::Codec(error) => error.fmt(f),
