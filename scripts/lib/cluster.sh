@@ -169,7 +169,7 @@ cgroup_dirs() {
 pod_pids() {
   local dir
   for dir in $(cgroup_dirs); do
-    find "$dir" -path '*/pods/*' -name cgroup.procs -exec cat {} + 2>/dev/null
+    find "$dir" -name cgroup.procs -exec cat {} + 2>/dev/null
   done | sort -un
 }
 
@@ -205,7 +205,11 @@ stop_all() {
   for name in $(nodes) server registry; do stop "$name"; done
   stop_pods
   local node
-  for node in $(nodes); do ip netns del "$(netns_of "$node")" 2>/dev/null || true; done
+  for node in $(nodes); do
+    # The kernel takes a namespace apart in its own time: the link goes first, so that its name is free.
+    ip link del "$BRIDGE-${node#agent-}" 2>/dev/null || true
+    ip netns del "$(netns_of "$node")" 2>/dev/null || true
+  done
 }
 
 # ---- taking it all away ----
@@ -215,7 +219,13 @@ down() {
   ip link del "$BRIDGE" 2>/dev/null || true
   nft delete table ip "$TABLE" 2>/dev/null || true
   local dir line
-  for dir in $(cgroup_dirs); do find "$dir" -depth -type d -exec rmdir {} + 2>/dev/null || true; done
+  local tries
+  for ((tries = 0; tries < 100; tries++)); do
+    for dir in $(cgroup_dirs); do find "$dir" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done
+    # A killed process leaves its group only when the kernel is done with it.
+    [ -n "$(cgroup_dirs)" ] || break
+    sleep 0.1
+  done
   if [ -e "$DIR/sysctls" ]; then
     while read -r line; do echo "${line#*=}" >"/proc/sys/$(tr . / <<<"${line%%=*}")" || true; done <"$DIR/sysctls"
   fi
