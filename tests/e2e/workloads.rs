@@ -62,7 +62,7 @@ fn configuration_reaches_the_container() {
         .good();
     cluster.phase(n, "reader", "Succeeded");
     let logs = cluster.kubectl("1.32", &["logs", "-n", n, "reader"]).good();
-    assert!(logs.starts_with(&format!("blue\n-hidden-from-disks\n-{n}\nblue\nhidden-from-disks\n1234\n")), "{logs}");
+    assert!(logs.starts_with(&format!("blue -hidden-from-disks -{n}\nblue\nhidden-from-disks\n1234\n")), "{logs}");
     assert!(logs.contains("touch: /cm/x"), "a ConfigMap volume is read-only: {logs}");
     let dir = cluster.dir.to_str().expect("UTF-8").to_owned();
     let found = coracle_tests::run_words(&["grep", "-rlaF", "hidden-from-disks", &dir, "--exclude-dir=log"]);
@@ -74,11 +74,11 @@ fn containers_are_confined() {
     let cluster = Cluster::get();
     let namespace = cluster.namespace("confined");
     let n = namespace.name.as_str();
-    let probe = r#"command: [sh, -c, "echo pid $$; hostname; grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status; ls /proc/kcore -l | head -c 4; ls /host 2>&1; true"]"#;
+    let probe = r#"command: [sh, -c, "echo pid $$$$; hostname; grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status; ls /proc/kcore -l | head -c 4; ls /host 2>&1; true"], securityContext: {allowPrivilegeEscalation: false}"#;
     cluster.apply(n, &pod("inside", probe, ""));
     cluster.phase(n, "inside", "Succeeded");
     let logs = cluster.kubectl("1.32", &["logs", "-n", n, "inside"]).good();
-    for part in ["pid 1\n", "inside\n", "Seccomp:\t2\n", "CapEff:\t00000000a80425fb\n"] {
+    for part in ["pid 1\n", "inside\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "CapEff:\t00000000a80425fb\n"] {
         assert!(logs.contains(part), "{part:?} is not in\n{logs}");
     }
 }
