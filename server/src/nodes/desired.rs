@@ -4,16 +4,18 @@
 //! else. Nodes without a session cost an index entry a pod and nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coracle_shared::desired::Item;
 use coracle_shared::ids::Generation;
 use coracle_shared::session::{Compiled, DesiredSet};
 use coracle_store::indexes::{Index, node_name};
-use coracle_store::{Event, HistoryError, Key, Range, Revision, Store};
+use coracle_store::{Clock, Event, HistoryError, Key, Range, Revision, Store, monotonic};
 use event_listener::{Event as Signal, EventListener};
 
 use super::compile::{self, ClusterNetwork, CompiledPod, Reference, Slice};
+use super::hold::Holds;
 
 /// Events taken from the log at once: bounds the time that sessions wait for the lock.
 const EVENTS: usize = 500;
@@ -27,6 +29,7 @@ pub struct DesiredSets {
     network: ClusterNetwork,
     state: Mutex<State>,
     shared_changed: Signal,
+    clock: Clock,
 }
 
 struct State {
@@ -37,6 +40,7 @@ struct State {
     shared: SharedView,
     /// `None` until then as well.
     shared_set: Option<DesiredSet>,
+    holds: Holds,
 }
 
 /// A connected node.
@@ -50,6 +54,8 @@ struct NodeView {
     changed: Arc<Signal>,
     /// Sessions that want it; a newer one may begin before the older one has ended.
     sessions: usize,
+    /// The generation of the shared set that its ledger holds.
+    shared_held: Option<Generation>,
 }
 
 /// What the shared set is made of.
@@ -70,8 +76,9 @@ impl DesiredSets {
             nodes: BTreeMap::new(),
             shared: SharedView::default(),
             shared_set: None,
+            holds: Holds::default(),
         };
-        DesiredSets { store, network, state: Mutex::new(state), shared_changed: Signal::new() }
+        DesiredSets { store, network, state: Mutex::new(state), shared_changed: Signal::new(), clock: monotonic() }
     }
 
     /// Follows the store for ever.
@@ -81,8 +88,23 @@ impl DesiredSets {
         smol::unblock(move || sets.rebuild()).await;
         loop {
             if !self.catch_up() {
-                let at = self.state().at;
-                self.store.wait(at).await;
+                let (at, held) = {
+                    let state = self.state();
+                    (state.at, state.holds.next())
+                };
+                let changed = async {
+                    self.store.wait(at).await;
+                };
+                let timeout = async {
+                    match held {
+                        Some(until) => {
+                            smol::Timer::after(until.saturating_sub((self.clock)())).await;
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
+                futures_lite::future::or(changed, timeout).await;
+                self.publish(&mut self.state());
             }
         }
     }
@@ -116,6 +138,7 @@ impl DesiredSets {
         let mut state = self.state();
         let state = &mut *state;
         (state.at, state.pods_by_node, state.shared) = (at, pods_by_node, shared);
+        state.holds.clear();
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for name in names {
             let (pods, config) = (self.pods_of(state, &name), self.config_of(&name));
@@ -170,13 +193,21 @@ impl DesiredSets {
                 view.dirty |= view.pods.remove(&event.key).is_some();
             }
         }
-        let Some(item) = &event.new else { return };
+        let Some(item) = &event.new else { return state.holds.end(&event.key) };
         for node in now {
             let Some(view) = state.nodes.get_mut(&node) else { continue };
             let Some(pod) = compile::pod(&item.value) else { continue };
             // Status changes all the time and is no part of the item.
-            let same = view.pods.get(&event.key).is_some_and(|old| old.item.hash == pod.item.hash);
-            if !same {
+            let old = view.pods.get(&event.key);
+            let same = old.is_some_and(|old| old.item.hash == pod.item.hash);
+            if let (Some(old), Some(address), true) = (old, pod.address, pod.stops)
+                && !old.stops
+                && state.shared.balances_to(address)
+            {
+                // Its node hears of the stop once the others have let go of it.
+                state.holds.begin(event.key.clone(), address, (self.clock)());
+            }
+            if !same && !state.holds.contains(&event.key) {
                 view.pods.insert(event.key.clone(), pod);
                 view.dirty = true;
             }
@@ -196,6 +227,27 @@ impl DesiredSets {
         if std::mem::take(&mut state.shared.dirty) && update(&mut state.shared_set, generation, state.shared.compiled())
         {
             self.shared_changed.notify(usize::MAX);
+        }
+        self.release(state, generation);
+    }
+
+    /// Tells nodes of the stops that need to be held back no longer.
+    fn release(&self, state: &mut State, generation: Generation) {
+        let Some(shared) = state.shared_set.as_ref().map(|set| set.head().generation) else { return };
+        let confirmed = state.nodes.values().map(|view| view.shared_held).min().unwrap_or(Some(shared));
+        let balances = |address| state.shared.balances_to(address);
+        let due = state.holds.release(balances, shared, confirmed, (self.clock)());
+        for key in due {
+            let Some(pod) = self.store.get(&key).and_then(|item| compile::pod(&item.value)) else { continue };
+            let nodes: Vec<String> = state.pods_by_node.keys_of(&key).to_vec();
+            for name in &nodes {
+                let Some(view) = state.nodes.get_mut(name) else { continue };
+                view.pods.insert(key.clone(), pod.clone());
+                let compiled = self.compile(&view.config, &view.pods, &mut view.objects);
+                if update(&mut view.set, generation, compiled) {
+                    view.changed.notify(usize::MAX);
+                }
+            }
         }
     }
 
@@ -238,7 +290,7 @@ impl DesiredSets {
             let is_read = state.shared_set.is_some();
             let set = is_read.then(|| DesiredSet::new(generation, self.compile(&config, &pods, &mut objects)));
             let changed = Arc::new(Signal::new());
-            let view = NodeView { pods, objects, config, set, dirty: false, changed, sessions: 0 };
+            let view = NodeView { pods, objects, config, set, dirty: false, changed, sessions: 0, shared_held: None };
             state.nodes.insert(node.to_owned(), view);
         }
         let changed = state.nodes.get_mut(node).map(|view| {
@@ -277,6 +329,11 @@ impl State {
 }
 
 impl SharedView {
+    /// Whether any service balances to this address.
+    fn balances_to(&self, address: Ipv4Addr) -> bool {
+        self.slices.values().any(|slice| slice.balances_to(address))
+    }
+
     /// Files a slice; answers with the services whose backends it changes.
     fn put_slice(&mut self, key: &Key, bytes: Option<&[u8]>) -> BTreeSet<Key> {
         let mut touched = BTreeSet::new();
@@ -338,6 +395,16 @@ impl Subscription {
     /// Listens for the next change of either set.
     pub fn listen(&self) -> (EventListener, EventListener) {
         (self.changed.listen(), self.sets.shared_changed.listen())
+    }
+
+    /// The node's ledger holds the shared set of this generation.
+    pub fn shared_held(&self, generation: Generation) {
+        let mut state = self.sets.state();
+        let state = &mut *state;
+        let Some(view) = state.nodes.get_mut(&self.node) else { return };
+        if view.shared_held.replace(generation) != Some(generation) {
+            self.sets.publish(state);
+        }
     }
 
     /// Looks at both sets as they are now: the node's own and the shared one.

@@ -9,6 +9,7 @@ pub mod commit;
 pub mod compile;
 pub mod desired;
 mod endpoint;
+mod hold;
 mod join;
 pub mod merge;
 mod pipe;

@@ -19,6 +19,7 @@ use super::pipe::{Pipe, PipeError, Turn};
 use super::stored::wall;
 use super::{join, log};
 use crate::pki::Peer;
+use coracle_shared::desired::SetKind;
 
 /// The session goes out before any log or exec stream.
 const CONTROL_PRIORITY: i32 = 10;
@@ -196,8 +197,11 @@ impl Session<'_> {
             };
             match message {
                 Some(message) => self.pipe.queue(&message),
-                None => return,
+                None => break,
             }
+        }
+        if let (Some(subscription), Some(head)) = (&self.subscription, self.core.held(SetKind::Shared)) {
+            subscription.shared_held(head.generation);
         }
     }
 

@@ -317,6 +317,14 @@ impl ServerSession {
         None
     }
 
+    /// Where the agent's ledger is known to be with a set; `None` while something is on its way.
+    pub fn held(&self, set: SetKind) -> Option<SetHead> {
+        match &self.syncs[set as usize] {
+            Sync::At(head) => Some(*head),
+            _ => None,
+        }
+    }
+
     fn sync(&mut self, set: SetKind) -> &mut Sync {
         &mut self.syncs[set as usize]
     }

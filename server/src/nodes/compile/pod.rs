@@ -1,6 +1,7 @@
 //! A bound pod as its node needs it.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use coracle_shared::codec;
@@ -21,6 +22,10 @@ const METADATA: [&str; 6] = ["name", "namespace", "uid", "labels", "annotations"
 pub struct CompiledPod {
     pub item: Arc<Item>,
     pub references: BTreeSet<Reference>,
+    /// It is to stop.
+    pub stops: bool,
+    /// Where it is reached, once its node has said so.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// `None` for bytes that are no pod.
@@ -41,10 +46,12 @@ pub fn pod(bytes: &[u8]) -> Option<CompiledPod> {
         asked.or(own).unwrap_or(DEFAULT_GRACE).min(u64::from(u32::MAX)) as u32
     });
     let references = references(&namespace, &spec);
+    let address = object["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
+    let stops = stop.is_some();
     let slim = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": spec});
     let object = slim.to_string().into_bytes();
     let item = Arc::new(codec::item(&Body::Pod(PodItem { uid, namespace, name, object, stop })));
-    Some(CompiledPod { item, references })
+    Some(CompiledPod { item, references, stops, address })
 }
 
 /// Every ConfigMap, Secret and pull secret that the spec names.

@@ -22,6 +22,11 @@ impl Slice {
     pub fn service(&self) -> Option<&str> {
         self.0["metadata"]["labels"]["kubernetes.io/service-name"].as_str()
     }
+
+    /// Whether traffic is balanced to this address.
+    pub fn balances_to(&self, address: Ipv4Addr) -> bool {
+        endpoints(&self.0).any(|endpoint| endpoint.ready && endpoint.address == address)
+    }
 }
 
 /// One address behind a service.
