@@ -13,7 +13,7 @@ fn a_pod_from_registry_to_gone() {
     }
     let mut bed = Bed::new("life");
     let agent = bed.start();
-    let script = "echo started $A $B $FROM; cat /conf/k /secret/pw; exec sleep 1234567";
+    let script = "echo started $A $B $FROM; echo $(cat /conf/k) $(cat /secret/pw); exec sleep 1234567";
     let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "web", "image": bed.registry.image(),
         "command": ["/bin/sh", "-c", script],
         "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "pw"}}}],
@@ -23,13 +23,13 @@ fn a_pod_from_registry_to_gone() {
     let parts = [data(false, "conf", &[("k", "v1")]), data(true, "s", &[("pw", "hunter2")])];
     bed.tell(&agent, &[node_config(), parts[0].clone(), parts[1].clone(), pod("web", spec.clone(), None)], &[]);
     agent.wait("web", "Running web=Running");
-    assert_eq!(processes("1234567").len(), 1);
+    assert_eq!(processes("sleep\01234567").len(), 1);
 
     // Its log, and a command beside it.
     let (said, code) = exec(&agent, "web", "web", &["cat"], "over stdin");
     assert_eq!((said.as_str(), code), ("over stdin", 0));
     assert_eq!(exec(&agent, "web", "web", &["/bin/sh", "-c", "exit 3"], "").1, 3);
-    assert_eq!(read_log(&agent, "web", "web", false), "started 1 hunter2 image\nv1hunter2");
+    assert_eq!(read_log(&agent, "web", "web", false), "started 1 hunter2 image\nv1 hunter2\n");
     let (said, _) = exec(&agent, "web", "web", &["/bin/sh", "-c", "hostname; cat /etc/resolv.conf"], "");
     assert!(said.starts_with("web\nnameserver 10.43.0.10\nsearch default.svc.cluster.local"), "{said}");
 

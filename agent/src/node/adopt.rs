@@ -36,10 +36,13 @@ impl Node {
         let mut found = BTreeMap::new();
         for sandbox in self.runtime.adopt().await? {
             let uid = sandbox.uid().clone();
-            watch(self, &sandbox);
+            let watch = watch(self, &sandbox);
             let pod_ip = attached.get(&uid).map(|a| a.ip);
             found.insert(uid.clone(), self.describe(&sandbox, SandboxInfo { pod_ip }).await);
-            self.live(&uid, |live| live.sandbox = Some(sandbox));
+            self.live(&uid, |live| {
+                live.watch = Some(watch);
+                live.sandbox = Some(sandbox);
+            });
         }
         Ok(found)
     }

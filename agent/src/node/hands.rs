@@ -99,8 +99,11 @@ async fn create_sandbox(node: &Arc<Node>, job: Job) -> Result<SandboxInfo, Fault
     });
     let (network, pod_ip) = prepared.await?;
     let sandbox = node.runtime.create_sandbox(&SandboxSpec { network, ..spec }).await.map_err(|e| fault(&e))?;
-    watch(node, &sandbox);
-    node.live(&uid, |live| live.sandbox = Some(sandbox));
+    let watch = watch(node, &sandbox);
+    node.live(&uid, |live| {
+        live.watch = Some(watch);
+        live.sandbox = Some(sandbox);
+    });
     Ok(SandboxInfo { pod_ip })
 }
 
@@ -122,8 +125,8 @@ fn sandbox_spec(job: &Job) -> SandboxSpec {
     }
 }
 
-/// Hands on what happens in a sandbox for as long as it is there.
-pub(super) fn watch(node: &Arc<Node>, sandbox: &Sandbox) {
+/// Hands on what happens in a sandbox for as long as the task is held.
+pub(super) fn watch(node: &Arc<Node>, sandbox: &Sandbox) -> smol::Task<()> {
     let (node, sandbox) = (Arc::clone(node), sandbox.clone());
     let executor = Arc::clone(&node.executor);
     let task = async move {
@@ -141,7 +144,7 @@ pub(super) fn watch(node: &Arc<Node>, sandbox: &Sandbox) {
             }
         }
     };
-    executor.spawn(task).detach();
+    executor.spawn(task)
 }
 
 pub(super) fn run_key(id: &ContainerId) -> (String, u32) {
@@ -240,6 +243,7 @@ async fn teardown(node: &Arc<Node>, uid: &PodUid, forget: bool) -> Result<(), Fa
     }
     node.live(uid, |live| {
         live.sandbox = None;
+        live.watch = None;
         live.runs.clear();
     });
     let (own, of) = (Arc::clone(node), uid.clone());

@@ -69,6 +69,8 @@ impl Default for Gates {
 #[derive(Default)]
 pub struct Live {
     pub sandbox: Option<Sandbox>,
+    /// Hands on what happens in it.
+    pub watch: Option<smol::Task<()>>,
     /// By container index.
     pub images: BTreeMap<usize, Image>,
     /// Dropped when the run ends: whoever follows its log learns of it.

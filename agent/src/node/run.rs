@@ -147,16 +147,18 @@ pub fn run(
     let executor = Arc::clone(&agent.executor);
     smol::block_on(executor.run(async {
         // The link comes up first and on its own: nothing below can hold it up.
-        executor.spawn(link).detach();
+        let link = executor.spawn(link);
         let driver = executor.spawn(agent.clone().drive(work, arrived));
         executor.spawn(agent.clone().herald(publications)).detach();
         executor.spawn(agent.clone().keep_network(network_wanted)).detach();
         executor.spawn(agent.clone().mind()).detach();
         executor.spawn(agent.clone().listen(state)).detach();
         ended.await;
+        drop(link);
         agent.inputs.close();
-        if let Some(mut work) = driver.await {
-            work.close();
+        // Without a node nothing is in work, and nothing answers.
+        if agent.node.get().is_some() {
+            driver.await.close();
         }
     }));
     agent.keeper.close();
@@ -190,16 +192,8 @@ fn open_keeper(
 
 impl Agent {
     /// The pods' driver, once there is a node to drive.
-    async fn drive(self, work: Work, inputs: Receiver<Input>) -> Option<Work> {
-        let node = self.clone().start_node();
-        let closed = async {
-            // Ended before it began.
-            while !inputs.is_closed() {
-                smol::Timer::after(RETRY).await;
-            }
-            None
-        };
-        let (node, found) = async { Some(node.await) }.or(closed).await?;
+    async fn drive(self, work: Work, inputs: Receiver<Input>) -> Work {
+        let (node, found) = self.clone().start_node().await;
         let _ = self.node.set(Arc::clone(&node));
         self.report_node();
         let _ = self.network_news.try_send(());
@@ -214,7 +208,7 @@ impl Agent {
             work,
             desired: Box::new(move || keeper.book().pods()),
         };
-        Some(driver.run(found).await)
+        driver.run(found).await
     }
 
     /// Tries until the node's rooms are open; says why they are not.

@@ -90,7 +90,7 @@ impl Bed {
             name: self.name.clone(),
             state: self.path("state"),
             runtime_dir: self.path("run"),
-            cgroup_root: PathBuf::from(format!("/coracle-test-{}", std::process::id())),
+            cgroup_root: PathBuf::from(cgroup_root()),
             pause,
             registries: None,
             program: agent,
@@ -119,6 +119,63 @@ impl Bed {
         let generation = Some(Generation { epoch: 1, revision: self.revision });
         let change = Apply { set: SetKind::Node, puts, deletes, generation, complete: true };
         smol::block_on(agent.desired.apply(change)).expect("the ledger takes it");
+    }
+}
+
+/// Whatever a test leaves, also when it fails: its pods, the answerer of names, its cgroups.
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let own = i32::try_from(std::process::id()).expect("a process id");
+        let mut roots = std::collections::BTreeSet::new();
+        for (mount, below) in cgroups("/proc/self/cgroup") {
+            // This process entered `ROOT/NODE/agent`.
+            let Some(at) = below.find(&cgroup_root()) else { continue };
+            let parent = PathBuf::from(format!("/sys/fs/cgroup/{mount}{}", &below[..at]));
+            let _ = fs::write(parent.join("cgroup.procs"), own.to_string());
+            roots.insert(parent.join(&cgroup_root()[1..]));
+        }
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            if pid != own && cgroup.contains(&cgroup_root()) {
+                let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        roots.iter().for_each(|root| remove_groups(root));
+    }
+}
+
+fn cgroup_root() -> String {
+    format!("/coracle-test-{}", std::process::id())
+}
+
+/// (hierarchy's mount below /sys/fs/cgroup, path) of each line.
+fn cgroups(file: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = |l: &str| {
+        let mut parts = l.splitn(3, ':');
+        let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let mount = match names.strip_prefix("name=") {
+            Some(name) => name.to_owned(),
+            None if names.is_empty() && Path::new("/sys/fs/cgroup/unified").exists() => "unified".to_owned(),
+            None => names.to_owned(),
+        };
+        Some((mount, path.to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Empty once what was in them has ended; the kernel takes a moment for that.
+fn remove_groups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_groups(&entry.path());
+        }
+    }
+    let end = Instant::now() + PATIENCE;
+    while fs::remove_dir(dir).is_err_and(|e| e.kind() == std::io::ErrorKind::ResourceBusy) && Instant::now() < end {
+        std::thread::yield_now();
     }
 }
 
