@@ -1,0 +1,250 @@
+//! The agent: the product's own session, ledger, book, fleet and outbox, stepped one thing at a time.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use coracle_agent::ledger::{Book, Change, Ledger, LedgerError, Publication, Seal};
+use coracle_agent::reconcile::fleet::{Fleet, Found, Job, Outcome, Output};
+use coracle_agent::reconcile::state::Now;
+use coracle_shared::codec::{decode_evolving, encode};
+use coracle_shared::desired::{ItemId, SetKind};
+use coracle_shared::digest;
+use coracle_shared::ids::Digest;
+use coracle_shared::ids::{Generation, PodUid, StoreUuid};
+use coracle_shared::report::{NodeReport, PodReport, Resources};
+use coracle_shared::session::{AgentOutput, AgentSession, Apply, Outbox};
+use coracle_shared::wire::{Features, Heads, Hello, PROTOCOLS, ToAgent, ToServer};
+
+use crate::clock::EPOCH;
+use crate::disk::SimDisk;
+use crate::ledger::SimLedger;
+use crate::server::CLUSTER;
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Did {
+    Send(u64, Vec<u8>),
+    Job(Box<Job>),
+    /// The store's uuid is to be kept.
+    Welcomed(StoreUuid),
+    /// The ledger has taken in a set up to here.
+    Took(SetKind, Generation),
+    /// The ledger let these pods go.
+    Dropped(Vec<PodUid>),
+    Lost(u64, String),
+    Say(String),
+}
+
+pub struct Agent {
+    pub incarnation: u64,
+    node: String,
+    store: Option<StoreUuid>,
+    ledger: Ledger<SimLedger>,
+    pub book: Book,
+    pub fleet: Fleet,
+    outbox: Outbox,
+    pub session: Option<(u64, AgentSession)>,
+}
+
+pub fn at(now: u64) -> Now {
+    Now { mono: now, wall: EPOCH + now as i64 }
+}
+
+fn node_report(index: usize, name: &str) -> NodeReport {
+    let resources = Resources { cpu_millis: 4000, memory_bytes: 4 << 30, storage_bytes: 16 << 30, pods: 30 };
+    NodeReport {
+        addresses: vec![address(index)],
+        hostname: name.to_owned(),
+        capacity: resources,
+        allocatable: resources,
+        architecture: "arm64".into(),
+        os_image: "sim".into(),
+        kernel: "6.1".into(),
+        machine_id: format!("m{index}"),
+        boot_id: "b".into(),
+        agent_version: "sim".into(),
+        conditions: Vec::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 0, 10 + index as u8)
+}
+
+impl Agent {
+    /// Starts as the program does: ledger, book, what runs, then the desired set.
+    pub fn start(
+        (index, node): (usize, &str),
+        disk: &SimDisk,
+        store: Option<StoreUuid>,
+        found: BTreeMap<PodUid, Found>,
+        (incarnation, now): (u64, u64),
+    ) -> Result<Agent, LedgerError> {
+        let ledger = Ledger::open(SimLedger(disk.clone()), Seal::new(&[3; 32]))?;
+        let (book, _) = Book::new(ledger.read()?, Default::default());
+        let mut agent = Agent {
+            incarnation,
+            node: node.to_owned(),
+            store,
+            ledger,
+            book,
+            fleet: Fleet::new(),
+            outbox: Outbox::default(),
+            session: None,
+        };
+        agent.outbox.node(node_report(index, node));
+        agent.fleet.set_host_ip(Some(address(index)), at(now));
+        agent.fleet.found(found);
+        agent.fleet.desire(&agent.book.pods(), at(now));
+        Ok(agent)
+    }
+
+    /// A connection is up: the session begins.
+    pub fn connected(&mut self, connection: u64) {
+        let hello = Hello {
+            protocols: PROTOCOLS,
+            features: Features::default(),
+            cluster: CLUSTER,
+            node: self.node.clone(),
+            store: self.store,
+            heads: self.heads(),
+            agent_version: "sim".into(),
+        };
+        self.session = Some((connection, AgentSession::new(hello)));
+        self.outbox.restart();
+    }
+
+    fn heads(&self) -> Heads {
+        let mut heads = Heads::default();
+        for set in [SetKind::Node, SetKind::Shared] {
+            let mut head = self.book.head(set);
+            let index = self.book.index(set);
+            if head.generation != Generation::default() || !index.is_empty() {
+                head.digest = digest_of(&index);
+            }
+            *heads.of_mut(set) = head;
+        }
+        heads
+    }
+
+    pub fn heard(&mut self, connection: u64, bytes: &[u8], now: u64) -> Vec<Did> {
+        let Some((_, session)) = self.session.as_mut().filter(|(id, _)| *id == connection) else { return Vec::new() };
+        let message = decode_evolving::<ToAgent>(bytes).expect("a link does not change bytes");
+        if let Err(ended) = session.handle(message) {
+            self.session = None;
+            return vec![Did::Lost(connection, ended.to_string())];
+        }
+        self.pump(now)
+    }
+
+    /// Does what the session asks for, and hands out what the fleet brought forth.
+    pub fn pump(&mut self, now: u64) -> Vec<Did> {
+        let mut did = Vec::new();
+        loop {
+            self.collect(&mut did);
+            let Some((connection, session)) = &mut self.session else { return did };
+            let connection = *connection;
+            let Some(output) = session.poll_output() else {
+                if session.is_welcomed()
+                    && let Some(report) = self.outbox.next_report(session.next_sequence())
+                {
+                    session.report(report);
+                    continue;
+                }
+                return did;
+            };
+            match output {
+                AgentOutput::Send(message) => {
+                    if let ToServer::Rejected { set, why, .. } = &message {
+                        did.push(Did::Say(format!("{} rejects {set:?}: {why:?}", self.node)));
+                    }
+                    did.push(Did::Send(connection, encode(&message)));
+                }
+                AgentOutput::Welcomed(welcome) => {
+                    self.store = Some(welcome.store);
+                    did.push(Did::Welcomed(welcome.store));
+                }
+                AgentOutput::NeedIndex(set) => {
+                    let index = self.book.index(set);
+                    self.with_session(|session| session.index(set, index));
+                }
+                AgentOutput::Apply(apply) => self.apply(apply, now, &mut did),
+                AgentOutput::Reported(sequence) => self.outbox.acknowledged(sequence),
+            }
+        }
+    }
+
+    fn with_session(&mut self, act: impl FnOnce(&mut AgentSession)) {
+        if let Some((_, session)) = &mut self.session {
+            act(session);
+        }
+    }
+
+    fn apply(&mut self, apply: Apply, now: u64, did: &mut Vec<Did>) {
+        let Apply { set, puts, deletes, generation, complete } = apply;
+        let gone: Vec<PodUid> =
+            deletes.iter().filter_map(|id| id.0.strip_prefix("pod/")).map(|uid| PodUid(uid.to_owned())).collect();
+        let staged = self.book.stage(set, puts, deletes, generation.map(|generation| (generation, complete)));
+        match self.commit(staged, now) {
+            Ok(()) => {
+                if !gone.is_empty() {
+                    did.push(Did::Dropped(gone));
+                }
+                did.extend(generation.map(|generation| Did::Took(set, generation)));
+                let digest = digest_of(&self.book.index(set));
+                self.with_session(|session| session.applied(set, digest));
+            }
+            Err(error) => {
+                did.push(Did::Say(format!("{}: {error}", self.node)));
+                self.with_session(|session| session.failed(set, error.to_string()));
+            }
+        }
+    }
+
+    /// Persists, publishes, acts.
+    fn commit(&mut self, change: Change, now: u64) -> Result<(), LedgerError> {
+        self.ledger.commit(&change)?;
+        let publication = self.book.publish(change);
+        self.publish(publication, now);
+        Ok(())
+    }
+
+    fn publish(&mut self, news: Publication, now: u64) {
+        if news.pods {
+            self.fleet.desire(&self.book.pods(), at(now));
+        }
+        for (namespace, changed) in &news.data {
+            self.fleet.data_changed(namespace, changed, at(now));
+        }
+    }
+
+    /// Writes down that a pod ran to its end.
+    pub fn record(&mut self, report: PodReport, now: u64) -> Result<(), LedgerError> {
+        self.commit(Change { ended: vec![report], ..Change::default() }, now)
+    }
+
+    pub fn done(&mut self, uid: &PodUid, outcome: Outcome, now: u64) {
+        self.fleet.done(uid, outcome, at(now));
+    }
+
+    fn collect(&mut self, did: &mut Vec<Did>) {
+        let Output { jobs, reports, events, forgotten } = self.fleet.drain();
+        did.extend(jobs.into_iter().map(|job| Did::Job(Box::new(job))));
+        reports.into_iter().for_each(|report| self.outbox.pod(report));
+        forgotten.iter().for_each(|uid| self.outbox.forget(uid));
+        events.into_iter().for_each(|event| self.outbox.event(event));
+    }
+}
+
+fn digest_of(index: &[(ItemId, Digest)]) -> Digest {
+    digest::of_set(index.iter().map(|(id, hash)| (id, hash)))
+}
+
+/// Whether what surely survives a power cut at this moment holds the pod.
+pub fn survives(disk: &SimDisk, uid: &PodUid) -> bool {
+    let disk = disk.after_cut(crate::disk::Survives::Nothing, 0);
+    let Ok(ledger) = Ledger::open(SimLedger(disk), Seal::new(&[3; 32])) else { return false };
+    let id = ItemId(format!("pod/{uid}"));
+    ledger.read().is_ok_and(|contents| contents.items.contains_key(&(SetKind::Node, id)))
+}

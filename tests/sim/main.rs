@@ -1,0 +1,110 @@
+//! The cluster in one process and in virtual time: the product's own store, pipeline, controllers,
+//! scheduler, sessions, ledgers and pod machines; only disk, link, clock and runtime are fakes.
+//!
+//! `cargo test -p coracle-tests --test sim` runs 200 seeds. `-- --seed N` (or `SIM_SEED=N`) replays
+//! one with its trace; `-- --seeds N` runs another number, `--from N` from another seed on.
+
+#![allow(clippy::print_stdout, reason = "a test that prints its trace")]
+
+mod acts;
+mod agent;
+mod chaos;
+mod check;
+mod clock;
+#[allow(dead_code, reason = "the store's own tests use the rest of it")]
+#[path = "../../server/store/tests/store/sim.rs"]
+mod disk;
+mod faults;
+mod ledger;
+mod link;
+mod runtime;
+mod server;
+mod workload;
+mod world;
+
+use std::process::ExitCode;
+
+use faults::Struck;
+use world::{World, attempt};
+
+/// Seeds of a usual run.
+const SEEDS: u64 = 200;
+
+struct Flags {
+    seed: Option<u64>,
+    from: u64,
+    seeds: u64,
+}
+
+impl Flags {
+    /// What the harness passes for other tests (filters, `--nocapture`) is not for this one; `None`:
+    /// this test is not asked for.
+    fn parse() -> Option<Flags> {
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        let mut flags = Flags { seed: number(std::env::var("SIM_SEED").ok()), from: 1, seeds: SEEDS };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--seed" => flags.seed = number(arguments.next()),
+                "--seeds" => flags.seeds = number(arguments.next()).unwrap_or(SEEDS),
+                "--from" => flags.from = number(arguments.next()).unwrap_or(1),
+                "--list" | "--ignored" => return None,
+                "--skip" | "--test-threads" | "--format" => drop(arguments.next()),
+                other if other.starts_with('-') => {}
+                filter if "sim".contains(filter) => {}
+                _ => return None,
+            }
+        }
+        Some(flags)
+    }
+}
+
+/// Runs one seed to its end.
+fn run(seed: u64, trace: bool) -> (Result<(), String>, Struck, u64) {
+    let mut world = World::new(seed, trace);
+    let outcome = attempt(|| world.live());
+    let result = (outcome, world.struck.clone(), world.digest);
+    if result.0.is_err() {
+        // Half-done work may hold locks: nothing of it is put away.
+        std::mem::forget(world);
+    }
+    result
+}
+
+fn main() -> ExitCode {
+    let Some(flags) = Flags::parse() else { return ExitCode::SUCCESS };
+    if let Some(seed) = flags.seed {
+        let (outcome, struck, digest) = run(seed, true);
+        println!("seed {seed}: trace {digest:016x}, faults {:?}", struck.0);
+        return match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                println!("seed {seed} fails: {why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut struck = Struck::default();
+    for seed in flags.from..flags.from + flags.seeds {
+        let (outcome, faults, digest) = run(seed, false);
+        if let Err(why) = outcome {
+            println!("seed {seed} fails: {why}\nreplay it: cargo test -p coracle-tests --test sim -- --seed {seed}");
+            return ExitCode::FAILURE;
+        }
+        if seed == flags.from && run(seed, false).2 != digest {
+            println!("seed {seed} does not replay: two runs of it differ");
+            return ExitCode::FAILURE;
+        }
+        struck.add(&faults);
+    }
+    println!("{} seeds hold; faults struck:", flags.seeds);
+    struck.0.iter().for_each(|(kind, count)| println!("{count:>8} {kind:?}"));
+    match struck.never() {
+        never if never.is_empty() || flags.seeds < SEEDS => ExitCode::SUCCESS,
+        never => {
+            println!("never struck: {never:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
