@@ -72,7 +72,7 @@ impl World {
             let wait = if reads { 500 } else { 5 };
             return self.at(self.now() + wait, Event::Deliver(id, to));
         }
-        let newer = self.links.all.range(id + 1..).any(|(_, c)| c.node == node && c.is_open(Side::Agent));
+        let newer = self.links.all.range(id + 1..).any(|(_, c)| c.node == node);
         if to == Side::Server && newer {
             self.struck.note(Kind::OldConnectionOvertaken);
         }
@@ -114,12 +114,13 @@ impl World {
         }
     }
 
-    /// Cuts what is between a node and the server; each end notices in its own time.
-    pub fn reset_link(&mut self, node: usize, within: u64) {
+    /// Cuts what is between a node and the server; each end notices in its own time. `drops`: what is
+    /// on its way does not arrive either.
+    pub fn reset_link(&mut self, node: usize, within: u64, drops: bool) {
         let ids: Vec<u64> = self.links.all.iter().filter(|(_, c)| c.node == node).map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(connection) = self.links.all.get_mut(&id) {
-                connection.cut = true;
+                connection.cut |= drops;
             }
             self.soon(within, Event::Lost(id, Side::Agent));
             let within = within.max(IDLE);

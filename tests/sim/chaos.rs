@@ -11,7 +11,7 @@ use crate::workload::{Request, admin};
 use crate::world::{Event, World};
 
 /// How long things go wrong, in milliseconds.
-pub const CHAOS: u64 = 15 * 60_000;
+pub const CHAOS: u64 = 9 * 60_000;
 /// By then what is desired must be reached: the longest back-off is five minutes, and one may follow another.
 pub const SETTLE: u64 = 25 * 60_000;
 /// How long nothing may happen after that.
@@ -66,7 +66,8 @@ impl World {
             6 => self.arm_ledger(node),
             7 | 8 => {
                 self.strike(Kind::LinkReset, node);
-                self.reset_link(node, 3000);
+                let drops = self.random.below(2) == 0;
+                self.reset_link(node, 3000, drops);
             }
             9 | 10 => {
                 let millis = 1000 + self.random.below(120_000);
@@ -136,7 +137,7 @@ impl World {
         let up = self.now() + millis;
         self.at(up, Event::LinkUp(node));
         if millis > crate::link::IDLE {
-            self.reset_link(node, crate::link::IDLE);
+            self.reset_link(node, crate::link::IDLE, true);
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Connection {
     pub flight: [VecDeque<Vec<u8>>; 2],
     /// When the last of them arrives.
     pub last: [u64; 2],
-    /// No more sooner than this: it was cut then.
+    /// Nothing arrives any more.
     pub cut: bool,
 }
 

@@ -22,7 +22,10 @@ mod server;
 mod workload;
 mod world;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use faults::Struck;
 use world::{World, attempt};
@@ -71,6 +74,42 @@ fn run(seed: u64, trace: bool) -> (Result<(), String>, Struck, u64) {
     result
 }
 
+/// Runs all seeds, on as many threads as there are cores; each seed has a world of its own. The error
+/// is the first seed's that fails.
+fn run_all(flags: &Flags) -> Result<Struck, String> {
+    let (next, end) = (AtomicU64::new(flags.from), flags.from + flags.seeds);
+    let (struck, failed) = (Mutex::new(Struck::default()), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end || !lock(&failed).is_empty() {
+                return;
+            }
+            let (outcome, faults, digest) = run(seed, false);
+            lock(&struck).add(&faults);
+            if let Err(why) = outcome {
+                let replay = format!("replay it: cargo test -p coracle-tests --test sim -- --seed {seed}");
+                lock(&failed).insert(seed, format!("seed {seed} fails: {why}\n{replay}"));
+            } else if seed == flags.from && run(seed, false).2 != digest {
+                lock(&failed).insert(seed, format!("seed {seed} does not replay: two runs of it differ"));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            scope.spawn(work);
+        }
+    });
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner).pop_first() {
+        Some((_, why)) => Err(why),
+        None => Ok(struck.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn main() -> ExitCode {
     let Some(flags) = Flags::parse() else { return ExitCode::SUCCESS };
     if let Some(seed) = flags.seed {
@@ -85,19 +124,13 @@ fn main() -> ExitCode {
         };
     }
     std::panic::set_hook(Box::new(|_| {}));
-    let mut struck = Struck::default();
-    for seed in flags.from..flags.from + flags.seeds {
-        let (outcome, faults, digest) = run(seed, false);
-        if let Err(why) = outcome {
-            println!("seed {seed} fails: {why}\nreplay it: cargo test -p coracle-tests --test sim -- --seed {seed}");
+    let struck = match run_all(&flags) {
+        Ok(struck) => struck,
+        Err(why) => {
+            println!("{why}");
             return ExitCode::FAILURE;
         }
-        if seed == flags.from && run(seed, false).2 != digest {
-            println!("seed {seed} does not replay: two runs of it differ");
-            return ExitCode::FAILURE;
-        }
-        struck.add(&faults);
-    }
+    };
     println!("{} seeds hold; faults struck:", flags.seeds);
     struck.0.iter().for_each(|(kind, count)| println!("{count:>8} {kind:?}"));
     match struck.never() {

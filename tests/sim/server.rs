@@ -324,7 +324,7 @@ impl Server {
                     did.push(Did::Say(format!("{} rejected {set:?}: {why:?}", session.node)));
                 }
                 ServerOutput::Report(report) => {
-                    session.writing = Some((Some(report.sequence), report));
+                    session.writing = Some((Some(report.sequence), *report));
                     did.push(Did::Soon(Task::Report(connection)));
                 }
                 ServerOutput::Liveness(answering) => {
