@@ -96,11 +96,11 @@ bench_mem-pod() {
   cluster_up
   keep_pods 10 "$(push small)" --shell "$IDLE_SHELL"
   sleep "$SETTLE_SECONDS"
-  "$BENCH" memory "$PAUSE" >"$WORK/pause"
+  "$BENCH" memory --cgroup "$CGROUP" "$PAUSE" >"$WORK/pause"
   cat "$WORK/pause" >&2
   [ "$(figure processes "$WORK/pause")" = 10.000000 ] || say "note: $(figure processes "$WORK/pause") pause processes for 10 pods"
-  emit mem-pod/largest "$(mebibytes "$(figure largest_pss_kib "$WORK/pause")")" MiB le 0.3 null "$PAUSE"
-  emit mem-pod/mean "$(calculate "$(figure pss_kib "$WORK/pause") / $(figure processes "$WORK/pause") / 1024")" MiB le 0.3 null "$PAUSE"
+  emit mem-pod/largest "$(mebibytes "$(figure largest_pss_kib "$WORK/pause")")" MiB le 0.3 null "$PROGRAMS/coracle-pause"
+  emit mem-pod/mean "$(calculate "$(figure pss_kib "$WORK/pause") / $(figure processes "$WORK/pause") / 1024")" MiB le 0.3 null "$PROGRAMS/coracle-pause"
 }
 
 bench_cpu-idle() {
@@ -108,7 +108,7 @@ bench_cpu-idle() {
   cluster_up
   keep_pods 10 "$(push small)" --shell "$IDLE_SHELL"
   sleep "$SETTLE_SECONDS"
-  "$BENCH" cpu --seconds "$CPU_SECONDS" "$SERVER" "$AGENT" "$PAUSE" >"$WORK/cpu"
+  "$BENCH" cpu --seconds "$CPU_SECONDS" --cgroup "$CGROUP" "$SERVER" "$AGENT" "$PAUSE" >"$WORK/cpu"
   emit cpu-idle/all "$(figure percent "$WORK/cpu")" '% of a core' le 0.1 null "$SERVER"
 }
 

@@ -139,8 +139,9 @@ cluster_up() {
   SERVER=$CLUSTER/bin/coracle-server
   # shellcheck disable=SC2034
   AGENT=$CLUSTER/bin/coracle-agent
+  # A pause runs from memory.
   # shellcheck disable=SC2034
-  PAUSE=$CLUSTER/bin/coracle-pause
+  PAUSE=/memfd:coracle-pause CGROUP=crcl$port
 }
 
 # push NAME: one of the prepared images into the cluster's registry; prints its reference.

@@ -147,7 +147,10 @@ struct StampArgs {}
 #[derive(FromArgs)]
 #[argh(subcommand, name = "memory")]
 pub struct MemoryArgs {
-    /// the programs' files, or directories of programs
+    /// the cluster's cgroup, for programs that run from memory
+    #[argh(option)]
+    pub cgroup: Option<String>,
+    /// the programs' files
     #[argh(positional)]
     pub programs: Vec<PathBuf>,
 }
@@ -156,6 +159,9 @@ pub struct MemoryArgs {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "peak")]
 pub struct PeakArgs {
+    /// the cluster's cgroup, for programs that run from memory
+    #[argh(option)]
+    pub cgroup: Option<String>,
     /// the programs' files
     #[argh(positional)]
     pub programs: Vec<PathBuf>,
@@ -168,6 +174,9 @@ pub struct CpuArgs {
     /// how long
     #[argh(option, default = "60")]
     pub seconds: u64,
+    /// the cluster's cgroup, for programs that run from memory
+    #[argh(option)]
+    pub cgroup: Option<String>,
     /// the programs' files
     #[argh(positional)]
     pub programs: Vec<PathBuf>,

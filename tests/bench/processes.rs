@@ -12,8 +12,16 @@ use crate::{CpuArgs, MemoryArgs, Outcome, PeakArgs, SpawnArgs, percentile, print
 /// How often memory is looked at for its peak.
 const SAMPLE: Duration = Duration::from_millis(10);
 
+/// Programs that run from memory have the same name in every cluster: the cgroup tells them apart.
+const IN_MEMORY: &str = "/memfd:";
+
+fn is_within(pid: u32, cgroup: Option<&str>) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    cgroup.is_some_and(|cgroup| text.lines().any(|line| line.split('/').any(|part| part == cgroup)))
+}
+
 /// Processes that run one of the programs, in a state to be read. A replaced file's name ends in `(deleted)`.
-fn running(programs: &[PathBuf]) -> Vec<u32> {
+fn running(programs: &[PathBuf], cgroup: Option<&str>) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let ours = |pid: &u32| {
@@ -21,6 +29,7 @@ fn running(programs: &[PathBuf]) -> Vec<u32> {
             let exe = exe.to_string_lossy();
             let exe = Path::new(exe.trim_end_matches(" (deleted)"));
             programs.iter().any(|program| exe == program)
+                && (!exe.to_string_lossy().starts_with(IN_MEMORY) || is_within(*pid, cgroup))
         })
     };
     pids.filter(ours).collect()
@@ -37,7 +46,7 @@ fn proportional(pids: &[u32]) -> u64 {
 }
 
 pub fn memory(args: &MemoryArgs) -> Outcome<()> {
-    let pids = running(&args.programs);
+    let pids = running(&args.programs, args.cgroup.as_deref());
     if pids.is_empty() {
         return Err(format!("nothing runs {:?}", args.programs).into());
     }
@@ -61,7 +70,7 @@ pub fn peak(args: &PeakArgs) -> Outcome<()> {
             done.store(true, Ordering::Relaxed);
         });
         while !done.load(Ordering::Relaxed) {
-            most = most.max(proportional(&running(&args.programs)));
+            most = most.max(proportional(&running(&args.programs, args.cgroup.as_deref())));
             std::thread::sleep(SAMPLE);
         }
     });
@@ -87,7 +96,7 @@ fn cpu_time(pids: &[u32]) -> u64 {
 }
 
 pub fn cpu(args: &CpuArgs) -> Outcome<()> {
-    let pids = running(&args.programs);
+    let pids = running(&args.programs, args.cgroup.as_deref());
     if pids.is_empty() {
         return Err(format!("nothing runs {:?}", args.programs).into());
     }
@@ -95,7 +104,7 @@ pub fn cpu(args: &CpuArgs) -> Outcome<()> {
     let begin = Instant::now();
     std::thread::sleep(Duration::from_secs(args.seconds));
     let seconds = begin.elapsed().as_secs_f64();
-    if running(&args.programs) != pids {
+    if running(&args.programs, args.cgroup.as_deref()) != pids {
         return Err("processes came or went while measuring".into());
     }
     let mut total = 0;
