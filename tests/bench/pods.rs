@@ -70,14 +70,15 @@ fn watch(target: &Target, client: &mut Client) -> Outcome<Watch> {
     target.connect()?.watch(&format!("{PODS}?watch=1&resourceVersion={version}"))
 }
 
-/// Reads events until `wanted` says so; a pod that failed is a failed measurement.
+/// Reads events until `wanted` says so; a pod that failed without being deleted is a failed measurement.
 fn until(watch: &mut Watch, mut wanted: impl FnMut(&str, &str, &Value) -> bool) -> Outcome<()> {
     loop {
         let event = watch.next()?;
         let kind = event["type"].as_str().unwrap_or_default();
         let object = &event["object"];
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        if kind == "ERROR" || object["status"]["phase"] == "Failed" {
+        let deleted = object["metadata"]["deletionTimestamp"].is_string();
+        if kind == "ERROR" || (object["status"]["phase"] == "Failed" && !deleted) {
             return Err(format!("{kind} {name}: {object}").into());
         }
         if wanted(kind, name, object) {
