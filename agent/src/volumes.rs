@@ -183,7 +183,9 @@ impl Volumes {
         }
         // tmpfs and ramfs, statfs(2).
         const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-        let kind = i64::try_from(rustix::fs::statfs(&volumes.memory)?.f_type).unwrap_or(0);
+        // Of another width and sign on 32-bit machines.
+        #[allow(clippy::useless_conversion)]
+        let kind = i64::from(rustix::fs::statfs(&volumes.memory)?.f_type) & 0xffff_ffff;
         if !IN_MEMORY.contains(&kind) {
             mount_tmpfs(&volumes.memory, None, "0711")?;
         }

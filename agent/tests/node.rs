@@ -23,7 +23,7 @@ fn a_pod_from_registry_to_gone() {
     let parts = [data(false, "conf", &[("k", "v1")]), data(true, "s", &[("pw", "hunter2")])];
     bed.tell(&agent, &[node_config(), parts[0].clone(), parts[1].clone(), pod("web", spec.clone(), None)], &[]);
     agent.wait("web", "Running web=Running");
-    assert_eq!(processes("sleep\01234567").len(), 1);
+    assert_eq!(processes("sleep\x001234567").len(), 1);
 
     // Its log, and a command beside it.
     let (said, code) = exec(&agent, "web", "web", &["cat"], "over stdin");

@@ -125,7 +125,7 @@ impl<E: Effects, S: Sink> Driver<E, S> {
         match input {
             Input::Published(publication) => news.merge(publication),
             Input::Done(uid, outcome) => {
-                if !matches!(outcome, Outcome::Image(..)) {
+                if !matches!(outcome, Outcome::Image(..) | Outcome::Probed(..)) {
                     self.work.end(&uid);
                 }
                 self.fleet.done(&uid, outcome, now);
@@ -157,8 +157,8 @@ impl<E: Effects, S: Sink> Driver<E, S> {
     fn act(&mut self) {
         let Output { jobs, reports, events, forgotten } = self.fleet.drain();
         for job in jobs {
-            // A pull may take minutes and dies with its own child: it is no reason to suspect a pod.
-            if !matches!(job.action, Action::EnsureImage(_)) {
+            // A pull may take minutes, and a probe is nothing: they are no reason to suspect a pod.
+            if !matches!(job.action, Action::EnsureImage(_) | Action::Probe(..)) {
                 self.work.begin(job.uid());
             }
             self.effects.begin(job);

@@ -53,7 +53,7 @@ pub fn resolv_conf(view: &PodView, config: Option<&NodeConfig>, node_file: &str)
             servers.push(config.dns_ip.to_string());
             let (namespace, domain) = (&view.metadata.namespace, &config.domain);
             searches.extend([format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()]);
-            searches.extend(words(node_file, "search").into_iter());
+            searches.extend(words(node_file, "search"));
             options.push(("ndots".into(), Some("5".into())));
         }
         _ => {
