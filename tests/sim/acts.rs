@@ -193,7 +193,7 @@ impl World {
         let Some(agent) = &self.hosts[node].agent else { return Ok(()) };
         let namespace = &job.view.metadata.namespace;
         let missing =
-            job.view.data_refs().into_iter().find(|r| agent.book.data(r.secret, namespace, &r.name).is_none());
+            job.view.data_refs().into_iter().find(|r| agent.keeper.book().data(r.secret, namespace, &r.name).is_none());
         missing.map_or(Ok(()), |r| Err(Fault::new("FailedMount", format!("\"{}\" not found", r.name))))
     }
 

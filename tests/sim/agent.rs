@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use coracle_agent::ledger::{Book, Change, Ledger, LedgerError, Publication, Seal};
+use async_channel::Receiver;
+use coracle_agent::ledger::{Book, Keeper, Ledger, LedgerError, Publication, Seal};
+use coracle_agent::link::Desired;
 use coracle_agent::reconcile::fleet::{Fleet, Found, Job, Outcome, Output};
 use coracle_agent::reconcile::state::Now;
 use coracle_shared::codec::{decode_evolving, encode};
 use coracle_shared::desired::{ItemId, SetKind};
-use coracle_shared::digest;
-use coracle_shared::ids::Digest;
 use coracle_shared::ids::{Generation, PodUid, StoreUuid};
 use coracle_shared::report::{NodeReport, PodReport, Resources};
 use coracle_shared::session::{AgentOutput, AgentSession, Apply, Outbox};
-use coracle_shared::wire::{Features, Heads, Hello, PROTOCOLS, ToAgent, ToServer};
+use coracle_shared::wire::{Features, Hello, PROTOCOLS, ToAgent, ToServer};
+use smol::block_on;
 
 use crate::clock::EPOCH;
 use crate::disk::SimDisk;
@@ -39,8 +40,8 @@ pub struct Agent {
     pub incarnation: u64,
     node: String,
     store: Option<StoreUuid>,
-    ledger: Ledger<SimLedger>,
-    pub book: Book,
+    pub keeper: Keeper<SimLedger>,
+    published: Receiver<Publication>,
     pub fleet: Fleet,
     outbox: Outbox,
     pub session: Option<(u64, AgentSession)>,
@@ -83,12 +84,13 @@ impl Agent {
     ) -> Result<Agent, LedgerError> {
         let ledger = Ledger::open(SimLedger(disk.clone()), Seal::new(&[3; 32]))?;
         let (book, _) = Book::new(ledger.read()?, Default::default());
+        let (sender, published) = async_channel::unbounded();
         let mut agent = Agent {
             incarnation,
             node: node.to_owned(),
             store,
-            ledger,
-            book,
+            keeper: Keeper::new(ledger, book, sender),
+            published,
             fleet: Fleet::new(),
             outbox: Outbox::default(),
             session: None,
@@ -96,7 +98,8 @@ impl Agent {
         agent.outbox.node(node_report(index, node));
         agent.fleet.set_host_ip(Some(address(index)), at(now));
         agent.fleet.found(found);
-        agent.fleet.desire(&agent.book.pods(), at(now));
+        let pods = agent.keeper.book().pods();
+        agent.fleet.desire(&pods, at(now));
         Ok(agent)
     }
 
@@ -108,24 +111,11 @@ impl Agent {
             cluster: CLUSTER,
             node: self.node.clone(),
             store: self.store,
-            heads: self.heads(),
+            heads: self.keeper.heads(),
             agent_version: "sim".into(),
         };
         self.session = Some((connection, AgentSession::new(hello)));
         self.outbox.restart();
-    }
-
-    fn heads(&self) -> Heads {
-        let mut heads = Heads::default();
-        for set in [SetKind::Node, SetKind::Shared] {
-            let mut head = self.book.head(set);
-            let index = self.book.index(set);
-            if head.generation != Generation::default() || !index.is_empty() {
-                head.digest = digest_of(&index);
-            }
-            *heads.of_mut(set) = head;
-        }
-        heads
     }
 
     pub fn heard(&mut self, connection: u64, bytes: &[u8], now: u64) -> Vec<Did> {
@@ -166,7 +156,7 @@ impl Agent {
                     did.push(Did::Welcomed(welcome.store));
                 }
                 AgentOutput::NeedIndex(set) => {
-                    let index = self.book.index(set);
+                    let index = block_on(self.keeper.index(set)).expect("it is in memory");
                     self.with_session(|session| session.index(set, index));
                 }
                 AgentOutput::Apply(apply) => self.apply(apply, now, &mut did),
@@ -182,37 +172,34 @@ impl Agent {
     }
 
     fn apply(&mut self, apply: Apply, now: u64, did: &mut Vec<Did>) {
-        let Apply { set, puts, deletes, generation, complete } = apply;
-        let gone: Vec<PodUid> =
-            deletes.iter().filter_map(|id| id.0.strip_prefix("pod/")).map(|uid| PodUid(uid.to_owned())).collect();
-        let staged = self.book.stage(set, puts, deletes, generation.map(|generation| (generation, complete)));
-        match self.commit(staged, now) {
-            Ok(()) => {
+        let (set, generation) = (apply.set, apply.generation);
+        let pods = apply.deletes.iter().filter_map(|id| id.0.strip_prefix("pod/"));
+        let gone: Vec<PodUid> = pods.map(|uid| PodUid(uid.to_owned())).collect();
+        match block_on(self.keeper.apply(apply)) {
+            Ok(digest) => {
                 if !gone.is_empty() {
                     did.push(Did::Dropped(gone));
                 }
                 did.extend(generation.map(|generation| Did::Took(set, generation)));
-                let digest = digest_of(&self.book.index(set));
                 self.with_session(|session| session.applied(set, digest));
             }
-            Err(error) => {
-                did.push(Did::Say(format!("{}: {error}", self.node)));
-                self.with_session(|session| session.failed(set, error.to_string()));
+            Err(reason) => {
+                did.push(Did::Say(format!("{}: {reason}", self.node)));
+                self.with_session(|session| session.failed(set, reason));
             }
         }
+        self.take_news(now);
     }
 
-    /// Persists, publishes, acts.
-    fn commit(&mut self, change: Change, now: u64) -> Result<(), LedgerError> {
-        self.ledger.commit(&change)?;
-        let publication = self.book.publish(change);
-        self.publish(publication, now);
-        Ok(())
-    }
-
-    fn publish(&mut self, news: Publication, now: u64) {
+    /// Acts on what the ledger has published, and on nothing else.
+    fn take_news(&mut self, now: u64) {
+        let mut news = Publication::default();
+        while let Ok(publication) = self.published.try_recv() {
+            news.merge(publication);
+        }
         if news.pods {
-            self.fleet.desire(&self.book.pods(), at(now));
+            let pods = self.keeper.book().pods();
+            self.fleet.desire(&pods, at(now));
         }
         for (namespace, changed) in &news.data {
             self.fleet.data_changed(namespace, changed, at(now));
@@ -221,7 +208,9 @@ impl Agent {
 
     /// Writes down that a pod ran to its end.
     pub fn record(&mut self, report: PodReport, now: u64) -> Result<(), LedgerError> {
-        self.commit(Change { ended: vec![report], ..Change::default() }, now)
+        let recorded = self.keeper.record(report);
+        self.take_news(now);
+        recorded
     }
 
     pub fn done(&mut self, uid: &PodUid, outcome: Outcome, now: u64) {
@@ -235,10 +224,6 @@ impl Agent {
         forgotten.iter().for_each(|uid| self.outbox.forget(uid));
         events.into_iter().for_each(|event| self.outbox.event(event));
     }
-}
-
-fn digest_of(index: &[(ItemId, Digest)]) -> Digest {
-    digest::of_set(index.iter().map(|(id, hash)| (id, hash)))
 }
 
 /// Whether what surely survives a power cut at this moment holds the pod.

@@ -402,7 +402,7 @@ impl World {
         let started = Agent::start((node, &host.name), &host.disk, host.store, found, (host.starts, now))
             .expect("the ledger opens");
         for set in [SetKind::Node, SetKind::Shared] {
-            let held = started.book.head(set).generation;
+            let held = started.keeper.book().head(set).generation;
             let took = host.took.get(&set).copied().unwrap_or_default();
             assert!(held >= took, "n{node}'s ledger forgot generation {took:?} of its {set:?} set: it has {held:?}");
         }

@@ -29,6 +29,8 @@ pub struct Owner {
     ended: Option<Box<PodReport>>,
     data: BTreeSet<DataRef>,
     report: Option<PodReport>,
+    /// `report` was not handed out yet.
+    untold: bool,
     wake: Option<u64>,
     /// No desired set has it any more.
     abandoned: bool,
@@ -66,7 +68,7 @@ impl Owner {
 
     fn with(view: Arc<PodView>, desired: Option<Arc<Desired>>) -> Self {
         let (state, data) = (State::new(&view), view.data_refs());
-        Self { view, desired, state, ended: None, data, report: None, wake: None, abandoned: false }
+        Self { view, desired, state, ended: None, data, report: None, untold: false, wake: None, abandoned: false }
     }
 
     /// Takes over the record of a pod that ended under an earlier agent.
@@ -347,7 +349,8 @@ impl Owner {
         }
     }
 
-    /// Hands the report out if it differs from the last one.
+    /// Hands the report out if it differs from the last one. That a pod has ended is told once the
+    /// ledger has it: who was told must never see it run again. (A pod that stops is not run again.)
     pub(super) fn refresh_report(&mut self, host_ip: Option<Ipv4Addr>, now: Now, out: &mut Output) {
         let (mut report, wake) = pod_report(&self.view, &self.state, host_ip, now);
         self.wake = wake;
@@ -358,9 +361,14 @@ impl Owner {
         if let Some(last) = self.report.as_ref().filter(|r| matches!(r.phase, Phase::Succeeded | Phase::Failed)) {
             report = PodReport { gone: self.state.gone, ..last.clone() };
         }
+        let ended = matches!(report.phase, Phase::Succeeded | Phase::Failed);
+        let held = ended && self.state.recorded.done().is_none() && self.state.stop.is_none();
         if self.report.as_ref() != Some(&report) {
-            out.reports.push(report.clone());
             self.report = Some(report);
+            self.untold = true;
+        }
+        if !held && std::mem::take(&mut self.untold) {
+            out.reports.extend(self.report.clone());
         }
     }
 

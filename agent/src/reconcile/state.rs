@@ -106,6 +106,8 @@ pub struct State {
     pub sandbox: Step<SandboxInfo>,
     /// The sandbox died under the pod: it is removed and made anew.
     pub lost: bool,
+    /// Its death was heard of before it was said to be up.
+    pub died_early: bool,
     pub removal: Step<()>,
     /// The removal under way leaves nothing at all.
     pub forgetting: bool,
@@ -130,6 +132,7 @@ impl State {
             refreshing: false,
             sandbox: Step::new(),
             lost: false,
+            died_early: false,
             removal: Step::new(),
             forgetting: false,
             containers: view.containers().map(|c| Container::new(&c.image)).collect(),
@@ -163,6 +166,7 @@ impl State {
             }
             Action::CreateSandbox => {
                 self.started.get_or_insert(now);
+                self.died_early = false;
                 self.sandbox.begin();
             }
             Action::Start(i) => self.containers[i].run = Run::Starting { exit: None },
@@ -266,10 +270,15 @@ impl State {
 
     pub fn sandbox_up(&mut self, result: Result<SandboxInfo, Fault>, now: Now) {
         self.sandbox.finish(result, now);
+        if std::mem::take(&mut self.died_early) && self.sandbox.done().is_some() {
+            self.lost = true;
+            self.removal = Step::new();
+        }
     }
 
     /// The pod's pause process died, and with it every container.
     pub fn sandbox_lost(&mut self, view: &PodView, now: Now) {
+        self.died_early |= self.sandbox.doing();
         if self.sandbox.done().is_none() || self.lost {
             return;
         }

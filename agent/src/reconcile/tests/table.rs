@@ -164,6 +164,32 @@ fn sandboxes_that_nobody_wants_are_stopped() {
 }
 
 #[test]
+fn a_sandbox_that_dies_before_it_is_said_to_be_up_is_made_anew() {
+    let mut world = World::new();
+    world.want("web", one("serve"));
+    let now = world.now();
+    world.fleet.sandbox_died(&PodUid("web".into()), now);
+    world.run(60_000);
+    let made = world.log.iter().filter(|line| line.ends_with("CreateSandbox")).count();
+    assert_eq!((made, shown(world.report("web"))), (2, "Running Running".to_owned()));
+}
+
+#[test]
+fn the_end_is_told_once_the_ledger_has_it() {
+    let mut world = World::new();
+    world.want("job", json!({"restartPolicy": "Never", "containers": [{"name": "web", "image": "end:100:0"}]}));
+    let uid = PodUid("job".into());
+    while world.ended.is_empty() {
+        let told = world.reports.get(&uid).map(|report| report.phase);
+        assert!(!matches!(told, Some(Phase::Succeeded | Phase::Failed)), "told before it was recorded");
+        let next = world.now + 1;
+        assert!(next < 1000, "it ends");
+        world.run(next);
+    }
+    assert_eq!(world.report("job").phase, Phase::Succeeded);
+}
+
+#[test]
 fn an_ended_pod_does_not_run_again() {
     let mut world = World::new();
     world.want("job", json!({"restartPolicy": "Never", "containers": [{"name": "web", "image": "end:100:0"}]}));
