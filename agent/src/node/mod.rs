@@ -8,6 +8,7 @@ pub mod run;
 pub mod socket;
 pub mod start;
 mod streams;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use coracle_shared::report::{Condition, EventReport, PodReport};
 use futures_lite::FutureExt;
 
 use super::socket::Desk;
+use super::turns::{Acting, Turns};
 use super::{Gates, Hands, Node, NodeStreams};
 use crate::ledger::{Book, Keeper, LedgerError, Opened, Publication, open_or_refill};
 use crate::link::{BoxFuture, Desired, LinkState, Reporter, Streams};
@@ -109,6 +110,7 @@ struct Agent {
     inputs: Sender<Input>,
     /// Wakes the network task.
     network_news: Sender<()>,
+    turns: Arc<Turns>,
 }
 
 /// Runs the node until `ended` resolves. Pods are left running. `connect` makes the connection to the
@@ -140,10 +142,11 @@ pub fn run(
         node: Arc::default(),
         inputs,
         network_news,
+        turns: Arc::default(),
     };
     let streams = NodeStreams { node: Arc::clone(&agent.node), board: agent.board.clone() };
-    let Uplink { work: link, state } =
-        connect(Arc::new(agent.keeper.clone()), Arc::new(streams), agent.reporter.clone());
+    let acting = Acting { keeper: agent.keeper.clone(), turns: agent.turns.clone(), news: agent.network_news.clone() };
+    let Uplink { work: link, state } = connect(Arc::new(acting), Arc::new(streams), agent.reporter.clone());
     let executor = Arc::clone(&agent.executor);
     smol::block_on(executor.run(async {
         // The link comes up first and on its own: nothing below can hold it up.
@@ -304,6 +307,7 @@ impl Agent {
         while wanted.recv().await.is_ok() {
             let Some(node) = self.node.get().cloned() else { continue };
             let Some(config) = self.keeper.book().node() else { continue };
+            let turn = self.turns.newest();
             let services: Vec<_> = self.keeper.book().services().map(|s| (**s).clone()).collect();
             let routes: Vec<_> = self.keeper.book().routes().map(|r| (**r).clone()).collect();
             let network = node.network.clone();
@@ -314,6 +318,7 @@ impl Agent {
             });
             match made.await {
                 Ok(()) => {
+                    self.turns.done(turn);
                     let host_ip = node.network.uplink().ok().map(|u| u.address);
                     let _ = self.inputs.send(Input::NetworkReady(host_ip)).await;
                     self.report_node();
