@@ -465,6 +465,8 @@ pub fn receive(socket: &OwnedFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> R
         let mut head = libc::CMSG_FIRSTHDR(&message);
         while let Some(h) = head.as_ref() {
             if h.cmsg_level == libc::SOL_SOCKET && h.cmsg_type == libc::SCM_RIGHTS {
+                // Of another width in other C libraries.
+                #[allow(clippy::unnecessary_cast)]
                 let count = (h.cmsg_len as usize - libc::CMSG_LEN(0) as usize) / mem::size_of::<RawFd>();
                 let data = libc::CMSG_DATA(head).cast::<RawFd>();
                 for i in 0..count {
