@@ -72,10 +72,6 @@ impl World {
             let wait = if reads { 500 } else { 5 };
             return self.at(self.now() + wait, Event::Deliver(id, to));
         }
-        let newer = self.links.all.range(id + 1..).any(|(_, c)| c.node == node);
-        if to == Side::Server && newer {
-            self.struck.note(Kind::OldConnectionOvertaken);
-        }
         let now = self.now();
         let Some(bytes) = self.links.all.get_mut(&id).and_then(|c| c.flight[to as usize].pop_front()) else { return };
         match to {
@@ -117,10 +113,15 @@ impl World {
     /// Cuts what is between a node and the server; each end notices in its own time. `drops`: what is
     /// on its way does not arrive either.
     pub fn reset_link(&mut self, node: usize, within: u64, drops: bool) {
+        let now = self.now();
         let ids: Vec<u64> = self.links.all.iter().filter(|(_, c)| c.node == node).map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(connection) = self.links.all.get_mut(&id) {
                 connection.cut |= drops;
+                if !drops {
+                    // What is still sent arrives after the next connection has begun.
+                    connection.last[Side::Server as usize] = now + 6000;
+                }
             }
             self.soon(within, Event::Lost(id, Side::Agent));
             let within = within.max(IDLE);
@@ -133,9 +134,9 @@ impl World {
         self.jobs += 1;
         let uid = job.uid().clone();
         if job.action == Action::CreateSandbox || matches!(job.action, Action::Start(_)) && job.attempt == 0 {
-            let disk = self.hosts[node].disk.clone();
-            // A fault that is armed is not for this look.
-            assert!(agent::survives(&disk, &uid), "n{node} acts on {uid}, which its ledger does not hold");
+            if let Err(why) = agent::survives(&self.hosts[node].disk, &uid) {
+                panic!("n{node} does {:?} for {uid}, which its ledger does not hold: {why}", job.action);
+            }
         }
         let mut takes = match job.action {
             Action::EnsureImage(_) => 50 + self.random.below(3000),

@@ -9,7 +9,7 @@ use coracle_agent::link::Desired;
 use coracle_agent::reconcile::fleet::{Fleet, Found, Job, Outcome, Output};
 use coracle_agent::reconcile::state::Now;
 use coracle_shared::codec::{decode_evolving, encode};
-use coracle_shared::desired::{ItemId, SetKind};
+use coracle_shared::desired::SetKind;
 use coracle_shared::ids::{Generation, PodUid, StoreUuid};
 use coracle_shared::report::{NodeReport, PodReport, Resources};
 use coracle_shared::session::{AgentOutput, AgentSession, Apply, Outbox};
@@ -226,10 +226,14 @@ impl Agent {
     }
 }
 
-/// Whether what surely survives a power cut at this moment holds the pod.
-pub fn survives(disk: &SimDisk, uid: &PodUid) -> bool {
+/// Whether what surely survives a power cut at this moment holds the pod; the error says what is there.
+pub fn survives(disk: &SimDisk, uid: &PodUid) -> Result<(), String> {
     let disk = disk.after_cut(crate::disk::Survives::Nothing, 0);
-    let Ok(ledger) = Ledger::open(SimLedger(disk), Seal::new(&[3; 32])) else { return false };
-    let id = ItemId(format!("pod/{uid}"));
-    ledger.read().is_ok_and(|contents| contents.items.contains_key(&(SetKind::Node, id)))
+    let ledger = Ledger::open(SimLedger(disk), Seal::new(&[3; 32])).map_err(|error| error.to_string())?;
+    let contents = ledger.read().map_err(|error| error.to_string())?;
+    let held: Vec<String> = contents.items.into_keys().map(|(_, id)| id.0).collect();
+    match held.iter().any(|id| id.strip_prefix("pod/") == Some(&uid.0)) {
+        true => Ok(()),
+        false => Err(format!("it holds {}", held.join(", "))),
+    }
 }

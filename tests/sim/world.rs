@@ -309,6 +309,10 @@ impl World {
                 }
                 server::Did::Send(id, bytes) => self.send(id, Side::Agent, bytes),
                 server::Did::Close(id) => {
+                    let connection = self.links.all.get(&id);
+                    if connection.is_some_and(|c| !c.cut && !c.flight[Side::Server as usize].is_empty()) {
+                        self.struck.note(Kind::OldConnectionOvertaken);
+                    }
                     self.lost(id, Side::Server, 0);
                     self.soon(100, Event::Lost(id, Side::Agent));
                 }

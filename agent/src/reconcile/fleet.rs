@@ -35,7 +35,7 @@ pub struct Desired {
 #[derive(Clone, Debug, Default)]
 pub struct DesiredSet {
     pub pods: BTreeMap<PodUid, Arc<Desired>>,
-    /// The set is whole: what is not in it is not to be.
+    /// The set is whole: what runs and was never in it is not to be.
     pub complete: bool,
 }
 
@@ -144,10 +144,12 @@ impl Fleet {
             for (uid, found) in std::mem::take(&mut self.found) {
                 self.owners.insert(uid.clone(), Owner::orphan(&uid, &found, now));
             }
-            for (uid, owner) in &mut self.owners {
-                if !set.pods.contains_key(uid) {
-                    owner.abandon(now);
-                }
+        }
+        // The ledger lets go only what was named or what a complete set left out: what it had and has
+        // no more is not to be, whatever else is missing.
+        for (uid, owner) in &mut self.owners {
+            if !set.pods.contains_key(uid) {
+                owner.abandon(now);
             }
         }
         self.advance_all(now);

@@ -139,7 +139,7 @@ impl Owner {
         }
     }
 
-    /// The complete set does not have it: it is stopped, and then forgotten.
+    /// The ledger has let it go: it is stopped, and then forgotten.
     pub(super) fn abandon(&mut self, now: Now) {
         if !std::mem::replace(&mut self.abandoned, true) {
             self.state.request_stop(u64::from(self.view.grace()) * 1000, now);
