@@ -93,7 +93,7 @@ command_of() {
     registry) args=("$DIR/bin/docker-registry" serve "$DIR/registry.yml") ;;
     server)
       args=("$DIR/bin/coracle-server" --state "$DIR/server" --listen "0.0.0.0:$API_PORT" --advertise "$GATEWAY"
-        --kubeconfig "$DIR/kubeconfig")
+        --kubeconfig "$DIR/kubeconfig" --registries "$DIR/registries.json")
       mapfile -t -O ${#args[@]} args < <(split_args "$DIR/server-args")
       ;;
     *)

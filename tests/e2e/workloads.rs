@@ -126,6 +126,20 @@ fn what_fits_nowhere_says_why() {
 }
 
 #[test]
+fn an_image_of_another_architecture_is_never_scheduled() {
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("foreign");
+    let n = namespace.name.as_str();
+    let image = cluster.push_image("foreign/only", "riscv64");
+    cluster.apply(n, &pod("foreign", "", "").replace("@IMAGE@", &image));
+    let pod = cluster.pod_until(n, "foreign", "a reason", |p| {
+        p["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["reason"] == "Unschedulable")
+    });
+    let text = pod["status"].to_string();
+    assert!(text.contains("for which the image does not exist (it exists for riscv64)"), "{text}");
+}
+
+#[test]
 fn services_are_reached_by_name_address_and_node_port() {
     let cluster = Cluster::get();
     let namespace = cluster.namespace("names");

@@ -140,6 +140,24 @@ impl Cluster {
         format!("{}/demo/web:1", self.registry())
     }
 
+    /// Makes a small image for one architecture, pushes it, and answers with its reference.
+    pub fn push_image(&self, name: &str, architecture: &str) -> String {
+        let work = self.dir.join("images").join(name);
+        let layer = work.join("layer/bin");
+        fs::create_dir_all(&layer).expect("a directory for the layer");
+        fs::write(layer.join("nothing"), "nothing runs here").expect("a file in the layer");
+        let (layout, reference) = (work.join("oci"), format!("{}/{name}:1", self.registry()));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("scripts/image.sh");
+        let mut make = Command::new("bash");
+        make.arg(script).arg(&layout).args(["1", architecture, r#"{"Cmd":["/bin/nothing"]}"#]).arg(work.join("layer"));
+        run(make, "").good();
+        let mut push = Command::new("skopeo");
+        push.args(["copy", "--all", "--dest-tls-verify=false"]);
+        push.arg(format!("oci:{}:1", layout.display())).arg(format!("docker://{reference}"));
+        run(push, "").good();
+        reference
+    }
+
     /// A namespace of this test's own, deleted with the value.
     pub fn namespace(&self, name: &str) -> Namespace<'_> {
         self.kubectl("1.32", &["create", "namespace", name]).good();
