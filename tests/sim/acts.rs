@@ -133,10 +133,9 @@ impl World {
     pub fn job(&mut self, node: usize, job: Box<Job>) {
         self.jobs += 1;
         let uid = job.uid().clone();
-        if job.action == Action::CreateSandbox || matches!(job.action, Action::Start(_)) && job.attempt == 0 {
-            if let Err(why) = agent::survives(&self.hosts[node].disk, &uid) {
-                panic!("n{node} does {:?} for {uid}, which its ledger does not hold: {why}", job.action);
-            }
+        let starts = job.action == Action::CreateSandbox || matches!(job.action, Action::Start(_)) && job.attempt == 0;
+        if starts && let Err(why) = agent::survives(&self.hosts[node].disk, &uid) {
+            panic!("n{node} does {:?} for {uid}, which its ledger does not hold: {why}", job.action);
         }
         let mut takes = match job.action {
             Action::EnsureImage(_) => 50 + self.random.below(3000),
