@@ -23,28 +23,27 @@ fn a_pod_from_registry_to_gone() {
     let parts = [data(false, "conf", &[("k", "v1")]), data(true, "s", &[("pw", "hunter2")])];
     bed.tell(&agent, &[node_config(), parts[0].clone(), parts[1].clone(), pod("web", spec.clone(), None)], &[]);
     agent.wait("web", "Running web=Running");
-    assert_eq!(processes("sleep\x001234567").len(), 1);
+    // Running is told once the shell runs; its `exec` and its words come when they come.
+    eventually("the program runs", || processes("sleep\x001234567").len() == 1);
+    let said = "started 1 hunter2 image\nv1 hunter2\n";
+    eventually("its words are in the log", || read_log(&agent, "web", "web", false) == said);
 
-    // Its log, and a command beside it.
+    // A command beside it.
     let (said, code) = exec(&agent, "web", "web", &["cat"], "over stdin");
     assert_eq!((said.as_str(), code), ("over stdin", 0));
     assert_eq!(exec(&agent, "web", "web", &["/bin/sh", "-c", "exit 3"], "").1, 3);
-    assert_eq!(read_log(&agent, "web", "web", false), "started 1 hunter2 image\nv1 hunter2\n");
     let (said, _) = exec(&agent, "web", "web", &["/bin/sh", "-c", "hostname; cat /etc/resolv.conf"], "");
     assert!(said.starts_with("web\nnameserver 10.43.0.10\nsearch default.svc.cluster.local"), "{said}");
 
     // A changed ConfigMap shows; nothing restarts.
     bed.tell(&agent, &[data(false, "conf", &[("k", "v2")])], &[]);
-    let end = std::time::Instant::now() + PATIENCE;
-    while exec(&agent, "web", "web", &["cat", "/conf/k"], "").0 != "v2" {
-        assert!(std::time::Instant::now() < end, "the ConfigMap does not change");
-    }
+    eventually("the ConfigMap changes", || exec(&agent, "web", "web", &["cat", "/conf/k"], "").0 == "v2");
     assert_eq!(agent.pod("web")["containers"][0]["restarts"], 0);
 
     bed.tell(&agent, &[pod("web", spec, Some(1))], &[]);
     bed.tell(&agent, &[], &["pod/uid-web"]);
     agent.wait("web", "");
-    assert!(processes("1234567").is_empty());
+    assert!(processes("sleep\x001234567").is_empty());
     for left in ["run/volumes/uid-web", "state/pods/uid-web", "run/logs/uid-web"] {
         assert!(!bed.path(left).exists(), "{left} is left behind");
     }

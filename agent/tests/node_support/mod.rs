@@ -380,6 +380,15 @@ pub fn exec(agent: &Agent, pod: &str, container: &str, command: &[&str], stdin: 
     })
 }
 
+/// Waits for what no event tells of: looks now and then, for [`PATIENCE`] at most.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// What of a test's pods is left on the machine: processes by a word in their arguments.
 pub fn processes(word: &str) -> Vec<u32> {
     let mut found = Vec::new();
