@@ -35,6 +35,7 @@ fn pod_processes(cluster: &Cluster) -> BTreeSet<(u32, String)> {
 fn pods_outlive_their_agent_and_go_on_serving() {
     let _alone = alone();
     let cluster = Cluster::get();
+    cluster.until_no_namespace_ends();
     let before = pod_processes(&cluster);
     assert!(before.len() >= 6, "three pods with their pause: {before:?}");
     cluster.kill("agent-1");
@@ -52,6 +53,7 @@ fn pods_outlive_their_agent_and_go_on_serving() {
 fn acknowledged_writes_survive_the_server() {
     let _alone = alone();
     let cluster = Cluster::get();
+    cluster.until_no_namespace_ends();
     let before = pod_processes(&cluster);
     let namespace = cluster.namespace("survivors");
     let stop = Arc::new(AtomicBool::new(false));

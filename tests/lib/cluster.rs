@@ -164,6 +164,13 @@ impl Cluster {
         Namespace { cluster: self, name: name.to_owned() }
     }
 
+    /// Waits until what other tests deleted is gone, pods included.
+    pub fn until_no_namespace_ends(&self) {
+        until("deleted namespaces are gone", || {
+            self.objects("namespaces", "default").iter().all(|n| n["status"]["phase"] == "Active")
+        });
+    }
+
     /// Applies a manifest in which `@IMAGE@` is the demonstration's image.
     #[track_caller]
     pub fn apply(&self, namespace: &str, manifest: &str) -> String {

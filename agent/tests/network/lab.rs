@@ -179,7 +179,9 @@ fn open(pin: &Path, runtime: &Path) -> Network {
 fn namespace(dir: &Path, name: &str) -> PathBuf {
     let pin = dir.join(name);
     fs::write(&pin, "").expect("a file");
-    sh(&format!("unshare --net={} ip link set lo up", pin.display()));
+    // A namespace may inherit forwarding from the machine that the tests run on.
+    let script = "ip link set lo up; echo 0 >/proc/sys/net/ipv4/ip_forward";
+    sh(&format!("unshare --net={} sh -euc '{script}'", pin.display()));
     pin
 }
 
