@@ -2,17 +2,19 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_net::{TcpListener, TcpStream};
 use coracle_shared::submit::Identity;
-use futures_lite::FutureExt as _;
+use futures_lite::{AsyncReadExt as _, FutureExt as _};
 use futures_rustls::TlsAcceptor;
 use futures_rustls::server::TlsStream;
+use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::service::service_fn;
 use rustls::ServerConfig;
@@ -50,6 +52,11 @@ impl Default for Times {
 
 /// Bytes of headers in a request.
 const MAX_HEAD: usize = 64 << 10;
+
+/// How long and how much a closed connection is still read: enough for a slow uplink's way back and
+/// for a body well over the limit.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 << 20;
 
 /// Requests at once on one HTTP/2 connection: a client's informers share one.
 const MAX_STREAMS: u32 = 1000;
@@ -132,17 +139,20 @@ async fn connect(
         smol::Timer::after(times.handshake).await;
         Err(io::ErrorKind::TimedOut.into())
     };
-    let stream = acceptor.accept(socket).or(late).await?;
+    let stream = acceptor.accept(socket.clone()).or(late).await?;
     let who = identify(&stream)?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Arc::new(Client { who, work: Work::default() });
+    let upgraded = Arc::new(AtomicBool::new(false));
     let patience = Patience { idle: times.idle, stall: times.stall };
     let io = FuturesIo::new(Patient::new(stream, client.work.clone(), patience));
+    let changes = upgraded.clone();
     let service = service_fn(move |request| {
-        let (api, client) = (api.clone(), client.clone());
+        let (api, client, upgraded) = (api.clone(), client.clone(), changes.clone());
         async move {
             let busy = client.work.begin();
             let reply = handle(&api, &client, request).await;
+            upgraded.fetch_or(reply.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
             Ok::<_, Infallible>(reply.map(|payload| Answer { payload, _busy: busy }))
         }
     });
@@ -150,7 +160,33 @@ async fn connect(
         true => http2_builder(executor).serve_connection(io, service).await,
         false => http1_builder(times).serve_connection(io, service).with_upgrades().await,
     };
+    if !upgraded.load(Ordering::Relaxed) {
+        linger(socket).await;
+    }
     served.map_err(io::Error::other)
+}
+
+/// Reads on for a while after the last word to a client. A socket that is closed with something
+/// unread is reset, and the reset would take from the client the answer that it has not yet read:
+/// one that says "too large" is sent while the client still writes.
+async fn linger(mut socket: TcpStream) {
+    if socket.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let end = async {
+        smol::Timer::after(LINGER).await;
+    };
+    let rest = async {
+        let mut piece = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while let Ok(length @ 1..) = socket.read(&mut piece).await {
+            left = left.saturating_sub(length);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    rest.or(end).await;
 }
 
 fn http1_builder(times: Times) -> hyper::server::conn::http1::Builder {
