@@ -27,10 +27,10 @@ need_rust
 
 section "format and lints"
 cargo fmt --all --check
-cargo clippy --locked --workspace --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets --features faults -- -D warnings
 
-section "build"
-cargo build --locked --workspace --all-targets
+section "build (with fault points, which no release has)"
+cargo build --locked --workspace --all-targets --features faults
 
 section "licences and runtimes"
 bash scripts/deps.sh
@@ -66,14 +66,14 @@ run_tests() {
   rm -f "$own"
 }
 
-run_tests "unit and node tests" cargo test --locked --workspace --exclude coracle-tests --no-fail-fast
-run_tests "shape of the source" cargo test --locked -p coracle-tests --test tidy
-run_tests "session over loopback" cargo test --locked -p coracle-tests --test link
-run_tests "simulator" cargo test --locked -p coracle-tests --test sim -- --nocapture
+run_tests "unit and node tests" cargo test --locked --workspace --exclude coracle-tests --features faults --no-fail-fast
+run_tests "shape of the source" cargo test --locked -p coracle-tests --features faults --test tidy
+run_tests "session over loopback" cargo test --locked -p coracle-tests --features faults --test link
+run_tests "simulator" cargo test --locked -p coracle-tests --features faults --test sim -- --nocapture
 if [ $mode = all ]; then
   cluster_up
-  run_tests "clients and workloads" cargo test --locked -p coracle-tests --no-fail-fast --test clients --test workloads -- --test-threads=4
-  run_tests "faults" cargo test --locked -p coracle-tests --test faults -- --test-threads=1
+  run_tests "clients and workloads" cargo test --locked -p coracle-tests --features faults --no-fail-fast --test clients --test workloads -- --test-threads=4
+  run_tests "faults" cargo test --locked -p coracle-tests --features faults --test faults -- --test-threads=1
   cluster_down
 fi
 

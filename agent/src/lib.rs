@@ -1,5 +1,6 @@
 //! coracle-agent: runs a node's pods from its ledger.
 
+pub mod fault;
 pub mod identity;
 pub mod ledger;
 pub mod link;

@@ -41,6 +41,12 @@ struct Args {
     /// JSON file of registries: mirrors, CAs, plain HTTP; read again when it changes
     #[argh(option)]
     registries: Option<PathBuf>,
+    /// fail at a point, each time or at the Nth passage: POINT[:N], several times. Points:
+    /// start-crash, start-unrecorded, teardown-crash, publish-crash, reconcile-hang, ledger-write,
+    /// ledger-sync, image-sync
+    #[cfg(feature = "faults")]
+    #[argh(option)]
+    fault: Vec<String>,
     /// print version and features, and exit
     #[argh(switch)]
     version: bool,
@@ -57,9 +63,14 @@ fn main() -> ExitCode {
     }
     let args: Args = argh::from_env();
     if args.version {
-        let features = if cfg!(feature = "faults") { " faults" } else { "" };
+        let features = if cfg!(feature = "faults") { " (faults)" } else { "" };
         println!("coracle-agent {}{features}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
+    }
+    #[cfg(feature = "faults")]
+    if let Err(message) = coracle_agent::fault::arm_all(&args.fault) {
+        eprintln!("coracle-agent: {message}");
+        return ExitCode::from(REFUSED);
     }
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,4 +149,17 @@ fn join_cluster(state: &std::path::Path, line: &str, node: String, hostname: Str
     let newcomer = Newcomer { node, hostname, architecture: architecture().to_owned() };
     let joined = smol::block_on(join(state, &line, &newcomer));
     joined.map_err(|e| (REFUSED, format!("joining failed: {e}")))
+}
+
+#[cfg(all(test, feature = "faults"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_fault_point() {
+        let help = Args::from_args(&["coracle-agent"], &["--help"]).err().expect("help").output;
+        for point in coracle_agent::fault::POINTS {
+            assert!(help.contains(point.name), "{} is not in {help}", point.name);
+        }
+    }
 }

@@ -25,8 +25,9 @@ pub fn pod_report(view: &PodView, state: &State, host_ip: Option<Ipv4Addr>, now:
     let ended = matches!(phase, Phase::Succeeded | Phase::Failed);
     let ready = !ended && state.stop.is_none() && initialized && containers.iter().all(|c| c.ready);
     let pod_ip = if view.spec.host_network { host_ip } else { state.sandbox.done().and_then(|s| s.pod_ip) };
-    let (reason, message) =
-        state.end.as_ref().map_or_else(Default::default, |f| (f.reason.to_owned(), f.message.clone()));
+    let held = state.hold.as_ref().filter(|(until, _)| *until > now.mono).map(|(_, fault)| fault);
+    let shown = state.end.as_ref().or(held);
+    let (reason, message) = shown.map_or_else(Default::default, |f| (f.reason.to_owned(), f.message.clone()));
     let report = PodReport {
         uid: view.metadata.uid.clone(),
         namespace: view.metadata.namespace.clone(),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use coracle_shared::fault;
+
 use crate::credential::Credential;
 use crate::digest::Sha256;
 use crate::download::{Sink, download};
@@ -373,7 +375,8 @@ fn publish(images: &Images, ready: Vec<Ready>) -> Result<(), ImageError> {
     }
     let root = images.store.root();
     let dir = std::fs::File::open(root).map_err(ImageError::io("open", root))?;
-    rustix::fs::syncfs(&dir).map_err(|e| ImageError::io("sync the file system of", root)(e.into()))?;
+    let synced = rustix::fs::syncfs(&dir).map_err(std::io::Error::from).and_then(|()| fault::fails("image-sync"));
+    synced.map_err(ImageError::io("sync the file system of", root))?;
     let layers = ready.iter().map(|r| (r.dir.0.clone(), r.record.clone())).collect();
     images.store.publish_layers(layers)
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bridge;
+pub mod fault;
 pub mod kinds;
 pub mod nodes;
 pub mod pki;

@@ -44,6 +44,11 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
+    #[cfg(feature = "faults")]
+    if let Err(message) = coracle_server::fault::arm_all(&flags.fault) {
+        eprintln!("coracle-server: {message}");
+        return ExitCode::FAILURE;
+    }
     match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {

@@ -49,6 +49,156 @@ fn pods_outlive_their_agent_and_go_on_serving() {
     assert!(pods.iter().all(|p| p["status"]["containerStatuses"][0]["restartCount"] == 0), "nothing was restarted");
 }
 
+/// Whether a program of the cluster runs.
+fn runs(cluster: &Cluster, name: &str) -> bool {
+    let exe = fs::read_link(format!("/proc/{}/exe", cluster.pid(name)));
+    exe.is_ok_and(|exe| exe.starts_with(cluster.dir.join("bin")))
+}
+
+/// How often a program said something.
+fn said(cluster: &Cluster, name: &str, words: &str) -> usize {
+    let log = fs::read(cluster.dir.join(format!("log/{name}.log"))).expect("a log");
+    String::from_utf8_lossy(&log).lines().filter(|line| line.contains(words)).count()
+}
+
+fn pod_on(node: &str, name: &str, fault: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{coracle.dev/fault: {fault}}}}}\nspec:\n  \
+         nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: \"@IMAGE@\", command: [sleep, '54321']}}]\n"
+    )
+}
+
+fn condition<'a>(object: &'a serde_json::Value, kind: &str) -> Option<&'a serde_json::Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
+}
+
+#[test]
+fn a_pod_that_kills_the_agent_is_quarantined_and_the_node_goes_on() {
+    let _alone = alone();
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("poison");
+    let n = namespace.name.as_str();
+    let before = pod_processes(&cluster);
+    cluster.apply(n, &pod_on("agent-1", "poison", "start-crash"));
+    for _ in 0..2 {
+        until("the pod has killed the agent", || !runs(&cluster, "agent-1"));
+        // It may die again before the script has looked at it.
+        cluster.up(&["--start", "agent-1"]);
+    }
+    let quarantined = cluster.pod_until(n, "poison", "quarantine", |p| p["status"]["reason"] == "Quarantined");
+    assert_eq!(quarantined["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "Quarantined");
+    cluster.apply(n, &pod_on("agent-1", "good", "none"));
+    cluster.phase(n, "good", "Running");
+    let events = cluster.objects("events", n);
+    assert!(events.iter().any(|e| e["reason"] == "Quarantined" && e["involvedObject"]["name"] == "poison"));
+    until("the node names it", || {
+        let node = cluster.object("node", "", "agent-1").unwrap_or_default();
+        condition(&node, "PodsQuarantined").is_some_and(|c| c["message"].to_string().contains("poison/poison"))
+    });
+    assert!(runs(&cluster, "agent-1"));
+    let after = pod_processes(&cluster);
+    assert!(before.is_subset(&after), "no other pod was touched");
+    // A person's change lets it out.
+    cluster.kubectl("1.32", &["annotate", "pod", "poison", "-n", n, "coracle.dev/fault-"]).good();
+    cluster.phase(n, "poison", "Running");
+}
+
+#[test]
+fn a_node_whose_loop_hangs_says_so_while_its_connection_lives() {
+    let _alone = alone();
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("hanging");
+    let n = namespace.name.as_str();
+    let hangs = || said(&cluster, "agent-2", "reconcile-hang strikes");
+    let before = hangs();
+    cluster.apply(n, &pod_on("agent-2", "hang", "reconcile-hang"));
+    until("the node says that it is stuck", || {
+        let node = cluster.object("node", "", "agent-2").unwrap_or_default();
+        condition(&node, "Ready").is_some_and(|c| c["status"] == "False" && c["reason"] == "AgentStuck")
+    });
+    assert_eq!(hangs(), before + 1);
+    let there = |p: &&serde_json::Value| p["spec"]["nodeName"] == "agent-2";
+    let web = cluster.objects("pods", "default");
+    let name = web.iter().find(there).and_then(|p| p["metadata"]["name"].as_str()).expect("a pod on the node");
+    // Its logs come over the connection.
+    cluster.coracle(&["logs", name]).good();
+    // Whoever restarts such an agent twice is rid of it.
+    cluster.kill("agent-2");
+    cluster.up(&["--start", "agent-2"]).good();
+    until("it hangs again", || hangs() == before + 2);
+    cluster.kill("agent-2");
+    cluster.up(&["--start", "agent-2"]).good();
+    cluster.pod_until(n, "hang", "quarantine", |p| p["status"]["reason"] == "Quarantined");
+    until("everything serves again", || cluster.up(&["--status"]).ok);
+}
+
+/// Starts a program with a fault point armed; without it again when dropped.
+struct Armed<'a> {
+    cluster: &'a Cluster,
+    name: &'a str,
+    plain: String,
+}
+
+impl<'a> Armed<'a> {
+    fn new(cluster: &'a Cluster, name: &'a str, fault: &str) -> Self {
+        let file = cluster.dir.join(format!("run/{name}.cmd"));
+        let plain = fs::read_to_string(&file).expect("its command");
+        fs::write(&file, format!("{plain}--fault\n{fault}\n")).expect("its command");
+        let armed = Armed { cluster, name, plain };
+        cluster.up(&["--stop", name]).good();
+        cluster.up(&["--start", name]);
+        armed
+    }
+
+    fn disarm(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Armed<'_> {
+    fn drop(&mut self) {
+        fs::write(self.cluster.dir.join(format!("run/{}.cmd", self.name)), &self.plain).expect("its command");
+        self.cluster.up(&["--stop", self.name]);
+        let started = self.cluster.up(&["--start", self.name]);
+        assert!(started.ok || thread::panicking(), "{}", started.err);
+    }
+}
+
+#[test]
+fn a_server_that_dies_before_it_answers_and_a_failed_sync_lose_nothing() {
+    let _alone = alone();
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("unanswered");
+    let n = namespace.name.as_str();
+    let mut acknowledged = Vec::new();
+    for fault in ["append-crash:30", "store-sync:40"] {
+        let armed = Armed::new(&cluster, "server", fault);
+        let before = said(&cluster, "server", "strikes");
+        for i in 0..60 {
+            let object = format!("{}-{i}", &fault[..6]);
+            let made = cluster.coracle(&["get", "--raw", "/readyz"]).ok
+                && cluster.kubectl("1.32", &["create", "configmap", &object, "-n", n]).ok;
+            if made {
+                acknowledged.push(object);
+            }
+            if said(&cluster, "server", "strikes") > before || !runs(&cluster, "server") {
+                break;
+            }
+        }
+        armed.disarm();
+        until("everything serves again", || cluster.up(&["--status"]).ok);
+    }
+    let present: BTreeSet<String> = cluster
+        .objects("configmaps", n)
+        .iter()
+        .filter_map(|o| o["metadata"]["name"].as_str().map(str::to_owned))
+        .collect();
+    assert!(!acknowledged.is_empty());
+    for object in acknowledged {
+        assert!(present.contains(&object), "{object} was acknowledged and is gone");
+    }
+}
+
 #[test]
 fn acknowledged_writes_survive_the_server() {
     let _alone = alone();

@@ -69,6 +69,7 @@ impl Sandbox {
             last: None,
         };
         Found {
+            quarantined: false,
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             adopted: Adopted {

@@ -173,6 +173,11 @@ impl Book {
         }
     }
 
+    /// Two crashes were about this pod.
+    pub fn is_quarantined(&self, uid: &PodUid) -> bool {
+        self.quarantined.contains(uid)
+    }
+
     /// The pods, as the machine takes them.
     pub fn pods(&self) -> DesiredSet {
         let pod = |(id, held): (&ItemId, &Held)| match &held.what {

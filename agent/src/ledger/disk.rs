@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use coracle_shared::fault;
 use redb::StorageBackend;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
@@ -104,10 +105,12 @@ impl StorageBackend for LedgerFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        fault::fails("ledger-sync")?;
         self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        fault::fails("ledger-write")?;
         self.file.write_all_at(data, offset)
     }
 }

@@ -7,6 +7,7 @@ use async_channel::Sender;
 use coracle_shared::codec;
 use coracle_shared::desired::{Body, Item, ItemId, SetKind};
 use coracle_shared::digest;
+use coracle_shared::fault;
 use coracle_shared::ids::Digest;
 use coracle_shared::report::PodReport;
 use coracle_shared::session::Apply;
@@ -111,6 +112,7 @@ impl<D: Disk + Send + 'static> Keeper<D> {
         let mut ledger = lock(&self.shared.ledger);
         let written = ledger.commit(&change);
         *lock(&self.shared.failing) = written.as_ref().err().map(ToString::to_string);
+        fault::crash("publish-crash");
         let change = match &written {
             Ok(()) => change,
             // Stopping never waits for a disk; starting does.

@@ -66,6 +66,7 @@ impl Node {
         Found {
             namespace: note.namespace,
             name: note.name,
+            quarantined: self.keeper.book().is_quarantined(sandbox.uid()),
             adopted: Adopted { sandbox: info, started_at: sandbox.created_at(), alive: sandbox.is_alive(), containers },
         }
     }

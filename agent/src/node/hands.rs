@@ -9,6 +9,7 @@ use futures_lite::{AsyncReadExt, FutureExt};
 
 use super::Node;
 use super::start::signal_number;
+use crate::fault;
 use crate::probes::Kind;
 use crate::probes::ask::{Question, ask, question};
 use crate::reconcile::driver::Input;
@@ -63,7 +64,10 @@ async fn perform(node: &Arc<Node>, job: Job) -> Outcome {
             Outcome::Signalled
         }
         Action::Probe(i, kind) => Outcome::Probed(i, kind, probe(node, &job, i, kind).await),
-        Action::Teardown { forget } => Outcome::TornDown(teardown(node, job.uid(), forget).await),
+        Action::Teardown { forget } => {
+            fault::crash_in("teardown-crash", fault::of_pod(&job.view.metadata.annotations));
+            Outcome::TornDown(teardown(node, job.uid(), forget).await)
+        }
         Action::Record => {
             let Some(report) = job.report else { return Outcome::Recorded(Ok(())) };
             let keeper = node.keeper.clone();
@@ -182,6 +186,9 @@ pub(super) fn container_id(uid: &PodUid, id: &ContainerId) -> String {
 
 async fn start(node: &Arc<Node>, job: Job, i: usize) -> Result<Started, StartFault> {
     let uid = job.uid().clone();
+    let view = Arc::clone(&job.view);
+    let item = fault::of_pod(&view.metadata.annotations);
+    fault::crash_in("start-crash", item);
     let Some(sandbox) = node.sandbox(&uid) else { return Err(StartFault::Create("the pod has no sandbox".into())) };
     let name = job.view.container(i).map(|c| c.name.clone()).unwrap_or_default();
     let last = end_former(&sandbox, &name, job.attempt).await;
@@ -189,7 +196,10 @@ async fn start(node: &Arc<Node>, job: Job, i: usize) -> Result<Started, StartFau
     let spec = node.blocking(move || own.prepare(&job, i, last.as_ref())).await?;
     node.live(&uid, |live| live.runs.insert(run_key(&spec.id), async_channel::bounded(1)));
     match sandbox.start_container(&spec).await {
-        Ok(status) => Ok(Started { container_id: container_id(&uid, &status.id), started_at: status.started_at }),
+        Ok(status) => {
+            fault::crash_in("start-unrecorded", item);
+            Ok(Started { container_id: container_id(&uid, &status.id), started_at: status.started_at })
+        }
         Err(error) => {
             node.live(&uid, |live| live.runs.remove(&run_key(&spec.id)));
             Err(match error {

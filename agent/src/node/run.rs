@@ -1,6 +1,6 @@
 //! A node's life: the link first, then the ledger's pods, until a signal; pods go on after it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::fs;
@@ -22,7 +22,8 @@ use crate::ledger::{Book, Keeper, LedgerError, Opened, Publication, open_or_refi
 use crate::link::{BoxFuture, Desired, LinkState, Reporter, Streams};
 use crate::network::{Network, NetworkConfig};
 use crate::reconcile::driver::{Board, Clock, Driver, Input, Sink};
-use crate::reconcile::fleet::Fleet;
+use crate::reconcile::fleet::{Fleet, Found};
+use crate::reconcile::owner::QUARANTINED;
 use crate::reconcile::work::Work;
 use crate::report::node::{NodeFacts, disk, disk_pressure, observe};
 use crate::runtime::{Runtime, RuntimeConfig};
@@ -128,7 +129,7 @@ pub fn run(
         move |source| RunError::Io { what, source }
     };
     fs::create_dir_all(&options.runtime_dir).map_err(at(&options.runtime_dir))?;
-    let (work, quarantined) = Work::open(&options.runtime_dir).map_err(at(&options.runtime_dir))?;
+    let (work, quarantined) = Work::open(&options.runtime_dir, &options.state).map_err(at(&options.runtime_dir))?;
     let (published, publications) = async_channel::unbounded();
     let (keeper, clean) = open_keeper(&options, quarantined, published)?;
     let (inputs, arrived) = async_channel::bounded(INPUTS);
@@ -193,6 +194,24 @@ fn open_keeper(
     Ok((Keeper::new(ledger, book, published), clean))
 }
 
+/// Runs the driver on a thread of its own: whatever it hangs in, the connection lives and says so.
+async fn alone(driver: Driver<Hands, Reporter>, found: BTreeMap<PodUid, Found>) -> Work {
+    let (tell, ended) = async_channel::bounded(1);
+    let work = move || drop(tell.send_blocking(smol::block_on(driver.run(found))));
+    let thread = std::thread::Builder::new().name("reconcile".into()).spawn(work);
+    match (thread, ended.recv().await) {
+        (Ok(_), Ok(work)) => work,
+        (Err(e), _) => die(&format!("no thread can be had: {e}")),
+        (Ok(_), Err(_)) => die("the reconcile loop has failed"),
+    }
+}
+
+/// Pods outlive the agent: what starts it again starts anew from the ledger.
+fn die(why: &str) -> ! {
+    eprintln!("node: {why}");
+    std::process::abort()
+}
+
 impl Agent {
     /// The pods' driver, once there is a node to drive.
     async fn drive(self, work: Work, inputs: Receiver<Input>) -> Work {
@@ -211,11 +230,11 @@ impl Agent {
             work,
             desired: Box::new(move || keeper.book().pods()),
         };
-        driver.run(found).await
+        alone(driver, found).await
     }
 
     /// Tries until the node's rooms are open; says why they are not.
-    async fn start_node(self) -> (Arc<Node>, std::collections::BTreeMap<PodUid, crate::reconcile::fleet::Found>) {
+    async fn start_node(self) -> (Arc<Node>, BTreeMap<PodUid, Found>) {
         loop {
             match self.open_node().await {
                 Ok(node) => match node.adopt().await {
@@ -356,6 +375,7 @@ impl Agent {
                 message: format!("{}; {}", finding.what, finding.mend),
             });
         }
+        conditions.extend(quarantine(&self.board.read()));
         if let Some(why) = self.keeper.failing() {
             conditions.push(Condition {
                 kind: "LedgerFailing".into(),
@@ -423,4 +443,22 @@ impl Agent {
             eprintln!("socket {}: {e}", path.display());
         }
     }
+}
+
+/// Names the pods that are left alone.
+fn quarantine(reports: &BTreeMap<PodUid, PodReport>) -> Option<Condition> {
+    // Enough to look at; the pods say it themselves.
+    const NAMED: usize = 5;
+    let held = || reports.values().filter(|r| r.reason == QUARANTINED);
+    let named: Vec<_> = held().take(NAMED).map(|r| format!("{}/{}", r.namespace, r.name)).collect();
+    (!named.is_empty()).then(|| Condition {
+        kind: "PodsQuarantined".into(),
+        status: true,
+        reason: "AgentCrashed".into(),
+        message: format!(
+            "the agent crashed twice over {} pods and leaves them alone: {}",
+            held().count(),
+            named.join(", ")
+        ),
+    })
 }

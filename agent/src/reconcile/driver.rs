@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_channel::{Receiver, Sender};
+use coracle_shared::fault;
 use coracle_shared::ids::PodUid;
 use coracle_shared::report::{EventReport, Exit, PodReport};
 use futures_lite::FutureExt;
@@ -126,7 +127,7 @@ impl<E: Effects, S: Sink> Driver<E, S> {
             Input::Published(publication) => news.merge(publication),
             Input::Done(uid, outcome) => {
                 if !matches!(outcome, Outcome::Image(..) | Outcome::Probed(..)) {
-                    self.work.end(&uid);
+                    self.work.end(&uid, now.mono);
                 }
                 self.fleet.done(&uid, outcome, now);
             }
@@ -155,11 +156,15 @@ impl<E: Effects, S: Sink> Driver<E, S> {
     }
 
     fn act(&mut self) {
-        let Output { jobs, reports, events, forgotten } = self.fleet.drain();
+        let Output { jobs, reports, events, forgotten, released } = self.fleet.drain();
+        released.iter().chain(&forgotten).for_each(|uid| self.work.pardon(uid));
         for job in jobs {
             // A pull may take minutes, and a probe is nothing: they are no reason to suspect a pod.
             if !matches!(job.action, Action::EnsureImage(_) | Action::Probe(..)) {
                 self.work.begin(job.uid());
+            }
+            if matches!(job.action, Action::Start(_)) {
+                hang_in(job.view.metadata.annotations.get(fault::ANNOTATION));
             }
             self.effects.begin(job);
         }
@@ -175,6 +180,14 @@ impl<E: Effects, S: Sink> Driver<E, S> {
         }
         drop(board);
         events.into_iter().for_each(|event| self.sink.event(event));
+    }
+}
+
+/// A loop that never comes back, at its fault point.
+fn hang_in(annotation: Option<&String>) {
+    while fault::strikes_in("reconcile-hang", annotation.map(String::as_str)) {
+        eprintln!("fault point reconcile-hang strikes");
+        std::thread::park();
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Output {
     pub events: Vec<EventReport>,
     /// Pods of which nothing is left and that nobody desires.
     pub forgotten: Vec<PodUid>,
+    /// Pods that a person's change has let out of quarantine.
+    pub released: Vec<PodUid>,
 }
 
 /// All pods of the node.
@@ -100,6 +102,8 @@ pub struct Fleet {
 pub struct Found {
     pub namespace: String,
     pub name: String,
+    /// The agent crashed twice while working on it.
+    pub quarantined: bool,
     pub adopted: Adopted,
 }
 
@@ -133,10 +137,16 @@ impl Fleet {
     pub fn desire(&mut self, set: &DesiredSet, now: Now) {
         for (uid, desired) in &set.pods {
             match self.owners.get_mut(uid) {
-                Some(owner) => owner.desire(desired, now),
+                Some(owner) => {
+                    if owner.desire(desired, now) {
+                        self.out.released.push(uid.clone());
+                    }
+                }
                 None => {
                     let adopted = self.found.remove(uid).map(|f| f.adopted);
-                    self.owners.insert(uid.clone(), Owner::new(uid, desired, adopted.as_ref(), now));
+                    let owner = Owner::new(uid, desired, adopted.as_ref(), now);
+                    self.out.events.extend(owner.quarantine_event(now));
+                    self.owners.insert(uid.clone(), owner);
                 }
             }
         }
@@ -148,8 +158,8 @@ impl Fleet {
         // The ledger lets go only what was named or what a complete set left out: what it had and has
         // no more is not to be, whatever else is missing.
         for (uid, owner) in &mut self.owners {
-            if !set.pods.contains_key(uid) {
-                owner.abandon(now);
+            if !set.pods.contains_key(uid) && owner.abandon(now) {
+                self.out.released.push(uid.clone());
             }
         }
         self.advance_all(now);

@@ -11,12 +11,12 @@ use super::fleet::{Desired, Found, Job, Outcome, Output, orphan_view};
 use super::plan::{Action, Course, course, plan};
 use super::state::{Adopted, Fault, Now, PulledImage, Run, StartFault, Started, State};
 use super::view::{DataRef, PodView};
+use super::work::QUARANTINE;
 use crate::probes::{Kind, Verdict};
 use crate::report::pod_report;
 
-/// How long a pod that the agent crashed over twice is left alone, in milliseconds: long enough for
-/// the node's other pods to be served, short enough to survive two unrelated power cuts.
-const QUARANTINE: u64 = 600_000;
+/// The reason of a pod that is left alone, in its status and its events.
+pub const QUARANTINED: &str = "Quarantined";
 
 /// One pod's machine.
 #[derive(Debug)]
@@ -51,8 +51,7 @@ impl Owner {
         if let Some(fault) = fault {
             owner.state.request_end(fault, 0, now);
         } else if desired.quarantined {
-            let message = "the agent crashed twice while working on this pod; it is left alone for a while";
-            owner.state.hold = Some((now.mono + QUARANTINE, Fault::new("Quarantined", message)));
+            owner.quarantine(now);
         }
         owner.take_stop(now);
         owner
@@ -63,7 +62,24 @@ impl Owner {
         let mut owner = Self::with(Arc::new(orphan_view(uid, found)), None);
         owner.state.adopt(&owner.view, &found.adopted, now);
         owner.abandon(now);
+        if found.quarantined {
+            owner.quarantine(now);
+        }
         owner
+    }
+
+    fn quarantine(&mut self, now: Now) {
+        let minutes = QUARANTINE / 60_000;
+        let message = format!(
+            "the node's agent crashed twice while working on this pod and leaves it alone for {minutes} minutes; change or delete the pod to try again at once"
+        );
+        self.state.hold = Some((now.mono + QUARANTINE, Fault::new(QUARANTINED, message)));
+    }
+
+    /// What is told of a pod that is left alone.
+    pub(super) fn quarantine_event(&self, now: Now) -> Option<EventReport> {
+        let (_, fault) = self.state.hold.as_ref()?;
+        Some(self.event(None, true, fault.reason, fault.message.clone(), now))
     }
 
     fn with(view: Arc<PodView>, desired: Option<Arc<Desired>>) -> Self {
@@ -117,10 +133,14 @@ impl Owner {
         self.wake
     }
 
-    pub(super) fn desire(&mut self, desired: &Arc<Desired>, now: Now) {
+    /// Takes in what is desired now; says whether that lets the pod out of quarantine.
+    pub(super) fn desire(&mut self, desired: &Arc<Desired>, now: Now) -> bool {
         if self.desired.as_ref().is_some_and(|d| Arc::ptr_eq(d, desired)) {
-            return;
+            return false;
         }
+        let edited = desired.view.as_ref().is_ok_and(|view| **view != *self.view);
+        let to_stop = desired.stop.is_some() && self.state.stop.is_none();
+        let released = (edited || to_stop) && self.state.hold.take().is_some();
         if let Ok(view) = &desired.view
             && **view != *self.view
             && view.containers().count() == self.state.containers.len()
@@ -131,6 +151,7 @@ impl Owner {
         }
         self.desired = Some(Arc::clone(desired));
         self.take_stop(now);
+        released
     }
 
     fn take_stop(&mut self, now: Now) {
@@ -139,11 +160,14 @@ impl Owner {
         }
     }
 
-    /// The ledger has let it go: it is stopped, and then forgotten.
-    pub(super) fn abandon(&mut self, now: Now) {
-        if !std::mem::replace(&mut self.abandoned, true) {
-            self.state.request_stop(u64::from(self.view.grace()) * 1000, now);
+    /// The ledger has let it go: it is stopped, and then forgotten. Says whether that lets it out of
+    /// quarantine.
+    pub(super) fn abandon(&mut self, now: Now) -> bool {
+        if std::mem::replace(&mut self.abandoned, true) {
+            return false;
         }
+        self.state.request_stop(u64::from(self.view.grace()) * 1000, now);
+        self.state.hold.take().is_some()
     }
 
     pub(super) fn data_changed(&mut self, namespace: &str, changed: &BTreeSet<DataRef>, now: Now) {

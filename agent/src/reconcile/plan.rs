@@ -76,6 +76,11 @@ pub fn plan(view: &PodView, state: &State, now: Now) -> Plan {
     if state.gone {
         return plan;
     }
+    // In a pod that kills the agent nothing is begun, not even its end.
+    if let Some((until, _)) = state.hold.as_ref().filter(|(until, _)| *until > now.mono) {
+        plan.wake_at(*until);
+        return plan;
+    }
     match (state.stop, course(view, state)) {
         (Some(stop), _) => stopping(&mut plan, state, stop.deadline, now),
         (None, Course::Ending) => ending(&mut plan, state, now),
@@ -128,9 +133,6 @@ fn going(plan: &mut Plan, view: &PodView, state: &State, now: Now) {
             plan.step(&state.removal, now, Action::Teardown { forget: false });
         }
         return;
-    }
-    if let Some((until, _)) = state.hold.as_ref().filter(|(until, _)| *until > now.mono) {
-        return plan.wake_at(*until);
     }
     for (i, c) in state.containers.iter().enumerate() {
         if matches!(c.run, Run::Waiting { .. }) {

@@ -47,6 +47,12 @@ pub struct Flags {
     #[argh(option)]
     pub registries: Option<PathBuf>,
 
+    /// fail at a point, each time or at the Nth passage: POINT[:N], several times. Points:
+    /// append-crash, store-sync, checkpoint-crash
+    #[cfg(feature = "faults")]
+    #[argh(option)]
+    pub fault: Vec<String>,
+
     /// print the version and features of this program
     #[argh(switch)]
     pub version: bool,
@@ -100,5 +106,14 @@ mod tests {
         assert_eq!(flags.listen.port(), 6443);
         assert_eq!((flags.node_grace, flags.evict_after), (60, 300));
         assert_eq!(flags.advertise, ["a", "b"]);
+    }
+
+    #[cfg(feature = "faults")]
+    #[test]
+    fn the_help_names_every_fault_point() {
+        let help = Flags::from_args(&["coracle-server"], &["--help"]).expect_err("help").output;
+        for point in coracle_server::fault::POINTS {
+            assert!(help.contains(point.name), "{} is not in {help}", point.name);
+        }
     }
 }

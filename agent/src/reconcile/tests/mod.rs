@@ -336,6 +336,7 @@ fn found(s: &FakeSandbox) -> Found {
         last: None,
     };
     Found {
+        quarantined: false,
         namespace: s.namespace.clone(),
         name: s.name.clone(),
         adopted: Adopted {

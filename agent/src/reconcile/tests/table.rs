@@ -292,15 +292,39 @@ fn an_unreadable_pod_fails_alone() {
     assert!(world.report("bad").gone);
 }
 
-#[test]
-fn a_quarantined_pod_is_left_alone_for_a_while() {
+/// A world whose agent found `web` in quarantine.
+fn quarantined() -> World {
     let mut world = World::new();
     world.want("web", one("web"));
     let quarantined = Desired { quarantined: true, ..(*world.set.pods[&PodUid("web".into())]).clone() };
     let mut world = World::new();
     world.set.pods.insert(PodUid("web".into()), Arc::new(quarantined));
-    world.desire().run(599_000);
+    world.desire();
+    world
+}
+
+#[test]
+fn a_change_or_a_removal_lets_a_pod_out_of_quarantine() {
+    let mut world = quarantined();
+    world.run(1_000);
+    world.desire().run(2_000);
+    assert_eq!(shown(world.report("web")), "Pending Waiting/Quarantined", "told again it is not changed");
+    let mut changed = one("web");
+    changed["containers"][0]["image"] = "image:2".into();
+    world.want("web", changed).run(3_000);
+    assert_eq!(shown(world.report("web")), "Running Running");
+    let mut world = quarantined();
+    world.run(1_000);
+    world.stop("web", 0).run(2_000);
+    assert!(world.report("web").gone);
+}
+
+#[test]
+fn a_quarantined_pod_is_left_alone_for_a_while() {
+    let mut world = quarantined();
+    world.run(599_000);
     assert_eq!(shown(world.report("web")), "Pending Waiting/Quarantined");
+    assert_eq!(world.report("web").reason, "Quarantined");
     assert!(world.log.is_empty());
     world.run(601_000);
     assert_eq!(shown(world.report("web")), "Running Running");

@@ -263,6 +263,7 @@ pub(crate) fn write(disk: &dyn Disk, sealer: &Sealer, batch: &Batch) -> Result<(
     }
     drop(table);
     write_meta(&write, &batch.meta)?;
+    coracle_shared::fault::crash("checkpoint-crash");
     write.commit()?;
     Ok(())
 }

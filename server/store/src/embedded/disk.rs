@@ -211,6 +211,7 @@ impl File for LocalFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        coracle_shared::fault::fails("store-sync")?;
         self.0.sync_data()
     }
 }

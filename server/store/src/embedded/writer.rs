@@ -314,7 +314,9 @@ impl Writer {
         if !self.journal.is_sound() || !self.journal.has_room(payload.len()) {
             self.rotate()?;
         }
-        Ok(self.journal.append(payload)?)
+        self.journal.append(payload)?;
+        coracle_shared::fault::crash("append-crash");
+        Ok(())
     }
 
     /// Turns to the next segment; the one before must be in a checkpoint first.
