@@ -218,7 +218,7 @@ impl Agent {
     }
 
     fn collect(&mut self, did: &mut Vec<Did>) {
-        let Output { jobs, reports, events, forgotten } = self.fleet.drain();
+        let Output { jobs, reports, events, forgotten, .. } = self.fleet.drain();
         did.extend(jobs.into_iter().map(|job| Did::Job(Box::new(job))));
         reports.into_iter().for_each(|report| self.outbox.pod(report));
         forgotten.iter().for_each(|uid| self.outbox.forget(uid));
