@@ -28,6 +28,22 @@ fn nodes_and_pods_are_listed_as_people_know_them() {
 }
 
 #[test]
+fn what_there_is_is_told_again_and_again() {
+    let cluster = Cluster::get();
+    for version in VERSIONS {
+        // kubectl keeps the documents and asks whether they are still right.
+        for _ in 0..3 {
+            let resources = cluster.kubectl(version, &["api-resources"]).good();
+            assert!(resources.contains("deployments") && resources.contains("pods"), "{version}: {resources}");
+            let pods = cluster.kubectl(version, &["get", "po"]).good();
+            assert!(pods.starts_with("NAME"), "{version}: {pods}");
+            let field = cluster.kubectl(version, &["explain", "pod.spec.containers.image"]).good();
+            assert!(field.contains("image"), "{version}: {field}");
+        }
+    }
+}
+
+#[test]
 fn create_apply_and_delete() {
     let cluster = Cluster::get();
     for version in VERSIONS {

@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::authz::{ANONYMOUS, MASTERS, NODES};
-use super::reply::{self, Reply, json, respond, text};
+use super::reply::{self, Reply, respond, text};
 use super::route::Route;
 use super::{Api, discovery, openapi};
 
@@ -84,7 +84,7 @@ impl Api {
         let bytes = discovery::aggregate(core, content_type).to_string().into_bytes();
         let etag = etag(&bytes);
         let mut reply = match wish.if_none_match == Some(&*etag) {
-            true => json(StatusCode::NOT_MODIFIED, Vec::new()),
+            true => reply::unchanged(),
             false => respond(StatusCode::OK, content_type, reply::Payload::Whole(bytes.into())),
         };
         tag(&mut reply, &etag);

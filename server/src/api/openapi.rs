@@ -10,7 +10,7 @@ use hyper::header::{CACHE_CONTROL, HeaderValue};
 
 use super::accept::Media;
 use super::documents::{Wish, release, tag};
-use super::reply::{JSON, Payload, Reply, json, respond};
+use super::reply::{JSON, Payload, Reply, json, respond, unchanged};
 use crate::kinds::{self, Kind, VERBS};
 
 /// What version 2 in protobuf is answered as: the type that is asked for has an `@`, which Go's
@@ -92,11 +92,7 @@ fn whole(
 ) -> Result<Reply, Status> {
     let etag = format!("\"{hash:016X}\"");
     let mut reply = match wish.if_none_match == Some(&*etag) {
-        true => {
-            let mut reply = json(StatusCode::NOT_MODIFIED, Vec::new());
-            reply.headers_mut().remove(hyper::header::CONTENT_TYPE);
-            reply
-        }
+        true => unchanged(),
         false => {
             let mut out = Vec::new();
             write(&mut out).map_err(Status::internal)?;

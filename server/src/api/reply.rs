@@ -81,6 +81,14 @@ pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Reply {
     respond(code, "text/plain; charset=utf-8", Payload::Whole(text.into()))
 }
 
+/// What the client has is still right. No content type: caches write a 304's headers over those of the
+/// answer that they keep.
+pub fn unchanged() -> Reply {
+    let mut reply = json(StatusCode::NOT_MODIFIED, Vec::new());
+    reply.headers_mut().remove(CONTENT_TYPE);
+    reply
+}
+
 /// A refusal.
 pub fn refuse(status: &Status) -> Reply {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
