@@ -3,6 +3,7 @@
 # It comes from the Debian suite that carries it, is unpacked and not installed, and the system's own
 # package sources stay as they are. Exits 3 where no Debian archive is configured.
 . "$(dirname "$0")/lib/common.sh"
+. "$(dirname "$0")/lib/debian.sh"
 
 [ $# = 2 ] || die "usage: kubectl.sh MINOR DEST"
 minor=$1 dest=$2
@@ -12,28 +13,15 @@ case $minor in
   *) suite=sid package=kubectl ;;
 esac
 
-archive() {
-  { sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources
-    sed -nE 's/^deb (\[[^]]*\] )?([^ ]+) .*/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/*.list
-  } 2>/dev/null | grep -E '/debian/?$' | head -1
-}
-
-mirror=$(archive) || true
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -n "$mirror" ] && [ -e "$keyring" ] || { say "no Debian archive among the package sources: no kubectl $minor from there"; exit 3; }
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{lists/partial,cache/archives/partial,parts}
-echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
-options=(-o Dir::State::Lists="$work/lists" -o Dir::Etc::sourcelist="$work/sources.list"
-  -o Dir::Etc::sourceparts="$work/parts" -o Dir::Cache="$work/cache" -o Dir::Etc::preferences=/dev/null
-  -o Dir::Etc::preferencesparts="$work/parts" -o APT::Sandbox::User=root)
-apt-get "${options[@]}" -qq update
-# A vendor's package of the same name carries an epoch; Debian's does not.
-version=$(apt-cache "${options[@]}" madison "$package" | awk '{print $3}' | grep -v '^1:' | head -1)
+code=0
+debian_open "$work" "$suite" "$(dpkg --print-architecture)" || code=$?
+[ $code != 3 ] || { say "no Debian archive among the package sources: no kubectl $minor from there"; exit 3; }
+[ $code = 0 ] || exit $code
+version=$(debian_version "$package")
 [ -n "$version" ] || die "Debian $suite has no $package"
-(cd "$work" && apt-get "${options[@]}" -qq download "$package=$version" && dpkg -x "$package"_*.deb unpacked)
+debian_unpack "$package=$version" "$work/unpacked"
 mkdir -p "$(dirname "$dest")"
 install -m 755 "$work/unpacked/usr/bin/kubectl" "$dest.new"
 mv "$dest.new" "$dest"

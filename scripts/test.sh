@@ -66,6 +66,19 @@ run_tests() {
   rm -f "$own"
 }
 
+# Virtual machines boot with a kernel of Debian's, which is kept under target/.
+machines_prepare() {
+  section "what virtual machines boot with"
+  install_packages qemu-system-x86 cpio kmod zstd e2fsprogs binutils dash util-linux debian-archive-keyring
+  export CORACLE_VM=$ROOT/target/vm
+  bash scripts/vm.sh amd64 "$CORACLE_VM/amd64"
+  # The node's own suites, as they were just built, run in there too.
+  CORACLE_NODE_SUITES=$(cargo test --locked --workspace --features faults --no-run 2>&1 |
+    sed -nE 's#.*Executable tests/(runtime|network/main|node)\.rs \((.*)\)#\2#p' |
+    while read -r suite; do realpath "$suite"; done | paste -sd' ')
+  export CORACLE_NODE_SUITES
+}
+
 run_tests "unit and node tests" cargo test --locked --workspace --exclude coracle-tests --features faults --no-fail-fast
 run_tests "shape of the source" cargo test --locked -p coracle-tests --features faults --test tidy
 run_tests "session over loopback" cargo test --locked -p coracle-tests --features faults --test link
@@ -75,6 +88,9 @@ if [ $mode = all ]; then
   run_tests "clients and workloads" cargo test --locked -p coracle-tests --features faults --no-fail-fast --test clients --test workloads -- --test-threads=4
   run_tests "faults" cargo test --locked -p coracle-tests --features faults --test faults -- --test-threads=1
   cluster_down
+  machines_prepare
+  # One machine at a time; each ends with its test. The bound is for machines that emulate many times slower.
+  run_tests "virtual machines" timeout -k 10 3600 cargo test --locked -p coracle-tests --features faults --no-fail-fast --test vm -- --test-threads=1 --nocapture
 fi
 
 section "summary"

@@ -21,8 +21,8 @@ use coracle_shared::ids::{Generation, PodUid};
 use coracle_shared::session::Apply;
 use serde_json::{Value, json};
 
-/// How long anything may take on a machine that does much else. Waits end as soon as they can.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take on an emulated machine that does much else. Waits end as soon as they can.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 const INSIDE: &str = "CORACLE_TEST_INSIDE";
 
 /// Runs the calling test again in namespaces of its own. `true` inside them.
