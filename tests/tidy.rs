@@ -9,8 +9,7 @@ const MAX_FILE_LINES: usize = 500;
 
 /// Files that are longer today, with the length they may not exceed. Shrink them; never add one
 /// without a reason in the commit.
-const LONG_FILES: &[(&str, usize)] =
-    &[("images/src/unpack/extract.rs", 527), ("server/store/src/embedded/journal.rs", 524)];
+const LONG_FILES: &[(&str, usize)] = &[("images/src/unpack/extract.rs", 527)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_path_buf()

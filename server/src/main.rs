@@ -4,9 +4,10 @@
 mod flags;
 
 use std::error::Error;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,7 @@ use coracle_server::bridge::{RegistryPlatforms, SystemClock};
 use coracle_server::nodes::{ClusterNetwork, Nodes};
 use coracle_server::pki::{self, Pki};
 use coracle_server::{kinds, tls};
-use coracle_store::embedded::{Embedded, Options};
+use coracle_store::embedded::{Embedded, Options, reader};
 use coracle_store::monotonic;
 use flags::Flags;
 use futures_lite::StreamExt as _;
@@ -49,7 +50,11 @@ fn main() -> ExitCode {
         eprintln!("coracle-server: {message}");
         return ExitCode::FAILURE;
     }
-    match run(&flags) {
+    let outcome = match &flags.read_checkpoint {
+        Some(directory) => reader::serve(directory, io::stdout().lock()).map_err(Fault::from),
+        None => run(&flags),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             eprintln!("coracle-server: {fault}");
@@ -76,10 +81,25 @@ fn random() -> [u8; 16] {
 fn run(flags: &Flags) -> Result<(), Fault> {
     let state = flags.state.as_deref().ok_or("--state DIR is needed: the directory of everything the server keeps")?;
     std::fs::create_dir_all(state).map_err(|e| format!("{}: {e}", state.display()))?;
-    let store = Arc::new(Embedded::open(&state.join("store"), Options::default())?);
+    let store = Arc::new(Embedded::open(&state.join("store"), store_options(state))?);
     let result = serve(flags, state, store.clone());
     store.close();
     result
+}
+
+/// The store reads its checkpoint in a child process, which a damaged file may crash.
+fn store_options(state: &Path) -> Options {
+    let directory = state.join("store");
+    let reader = move || {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("--read-checkpoint").arg(&directory).env("RUST_BACKTRACE", "0");
+        command
+    };
+    Options {
+        reader: Some(Arc::new(reader)),
+        log: Arc::new(|words| log(format_args!("{words}"))),
+        ..Options::default()
+    }
 }
 
 fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault> {

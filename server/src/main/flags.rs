@@ -53,6 +53,10 @@ pub struct Flags {
     #[argh(option)]
     pub fault: Vec<String>,
 
+    /// for the server's own use: read the checkpoint in this directory to standard output
+    #[argh(option, hidden_help)]
+    pub read_checkpoint: Option<PathBuf>,
+
     /// print the version and features of this program
     #[argh(switch)]
     pub version: bool,

@@ -262,8 +262,9 @@ pub enum CommitError {
     Failed(Precondition),
     /// More than [`MAX_CHANGES`], or a key twice.
     Malformed(&'static str),
-    /// The disk is full up to its reserve; deletes still work.
-    Full,
+    /// The disk is full up to its reserve; deletes still work. The text names the disk, what is
+    /// free and what is needed.
+    Full(Arc<str>),
     /// The disk failed; nothing was acknowledged. The text names the file and the error.
     Io(Arc<str>),
     /// The store is shutting down.
@@ -277,10 +278,7 @@ impl fmt::Display for CommitError {
             CommitError::Failed(Precondition::Absent(key)) => write!(f, "{key} already exists"),
             CommitError::Failed(Precondition::Exists(key)) => write!(f, "{key} does not exist"),
             CommitError::Malformed(why) => write!(f, "malformed commit: {why}"),
-            CommitError::Full => {
-                write!(f, "the store's disk is full: free space on it; deletes and updates in place still work")
-            }
-            CommitError::Io(why) => write!(f, "{why}"),
+            CommitError::Full(why) | CommitError::Io(why) => write!(f, "{why}"),
             CommitError::Closed => write!(f, "the store is shutting down"),
         }
     }

@@ -326,6 +326,12 @@ impl Status {
         Status::new(503, "ServiceUnavailable", message)
     }
 
+    /// 507: there is no room for what the request would store. Kubernetes has no word of its own for it
+    /// and answers 500, which says nothing of whose fault it is.
+    pub fn insufficient_storage(message: impl Into<String>) -> Status {
+        Status::new(507, "InsufficientStorage", message)
+    }
+
     /// 500.
     pub fn internal(error: impl fmt::Display) -> Status {
         Status::new(500, "InternalError", format!("Internal error occurred: {error}")).caused_by(Cause {

@@ -173,7 +173,8 @@ fn broken(error: &CommitError) -> Status {
     match error {
         CommitError::Failed(_) => Status::unavailable("too much contention for this object, please try again"),
         CommitError::Closed => Status::unavailable("the server is shutting down"),
-        CommitError::Full | CommitError::Io(_) | CommitError::Malformed(_) => Status::internal(error),
+        CommitError::Full(why) => Status::insufficient_storage(why.to_string()),
+        CommitError::Io(_) | CommitError::Malformed(_) => Status::internal(error),
     }
 }
 

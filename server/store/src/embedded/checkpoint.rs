@@ -1,36 +1,38 @@
 //! The checkpoint: a redb file with every object as of the end of a journal segment.
 //!
 //! It is open only while it is read at a start or written in a batch, so that the server keeps no
-//! page of it in memory. Tables of version 1: `objects` (see [`super::codec`]) and `meta` with
+//! page of it in memory. Tables of version 2: `objects` (see [`super::codec`]) and `meta` with
 //! `format` u32, `uuid` (16), `epoch` u64, `key` (8, the id of secret.key), `covered` u64 (the
 //! newest journal segment that is in it), `ceiling` u64 (revisions below may have been handed
-//! out), `volatile` (strings).
+//! out), `volatile` (strings), `digest` (number of objects u64, sum of their checksums u64,
+//! checksum u64 of all of meta). Version 1 has no `digest`; the next checkpoint gives it one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
-use super::codec::{DecodeError, Decoder, decode_key, encode_key, encode_row, string};
+use super::codec::{DecodeError, Decoder, encode_key, encode_row, string};
+use super::digest::Digest;
 use super::disk::{Access, Disk, File};
 use super::seal::{SealError, Sealer};
-use crate::image::{Row, RowKey};
+use super::xxh64::xxh64;
+use crate::image::Row;
 use crate::{Key, StoreId};
 
 pub(crate) const FILE: &str = "store.redb";
 const NEW_FILE: &str = "store.redb.new";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The format before rows had a digest.
+const UNSUMMED: u32 = 1;
 /// Pages of redb in memory while a checkpoint is read or written: keys come in order, so that
 /// each page is touched once.
 const CACHE_BYTES: usize = 2 << 20;
 
 const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-
-/// Rows by resource.
-pub(crate) type Rows = BTreeMap<Arc<str>, BTreeMap<RowKey, Row>>;
 
 /// What a checkpoint knows beside the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub(crate) enum CheckpointError {
     Seal(SealError),
     Format(u32),
     Missing(&'static str),
+    /// What is in it is not what was written.
+    Changed(&'static str),
 }
 
 impl fmt::Display for CheckpointError {
@@ -68,6 +72,7 @@ impl fmt::Display for CheckpointError {
             CheckpointError::Seal(error) => write!(f, "{error}"),
             CheckpointError::Format(found) => write!(f, "format {found}, and this release reads {FORMAT}"),
             CheckpointError::Missing(what) => write!(f, "no {what} in it"),
+            CheckpointError::Changed(what) => write!(f, "{what} not what was written"),
         }
     }
 }
@@ -137,7 +142,7 @@ pub(crate) fn create(disk: &dyn Disk, meta: &Meta) -> Result<(), CheckpointError
     let database = database(file)?;
     let write = database.begin_write()?;
     write.open_table(OBJECTS)?;
-    write_meta(&write, meta)?;
+    write_meta(&write, meta, Digest::default())?;
     write.commit()?;
     drop(database);
     disk.sync_names().map_err(CheckpointError::Io)?;
@@ -145,45 +150,109 @@ pub(crate) fn create(disk: &dyn Disk, meta: &Meta) -> Result<(), CheckpointError
     disk.sync_names().map_err(CheckpointError::Io)
 }
 
-/// Reads what the store knows about itself; `None` when there is no store.
-pub(crate) fn open(disk: &dyn Disk) -> Result<Option<(Database, Meta)>, CheckpointError> {
-    let Some(file) = disk.open(FILE, Access::Cached).map_err(CheckpointError::Io)? else { return Ok(None) };
-    let database = database(file)?;
-    let meta = read_meta(&database)?;
-    Ok(Some((database, meta)))
+/// Whether there is a store.
+pub(crate) fn exists(disk: &dyn Disk) -> Result<bool, CheckpointError> {
+    Ok(disk.open(FILE, Access::Cached).map_err(CheckpointError::Io)?.is_some())
 }
 
-fn read_meta(database: &Database) -> Result<Meta, CheckpointError> {
+/// Opens the database and reads what the store knows about itself.
+fn open(disk: &dyn Disk) -> Result<(Database, Meta, Option<Digest>), CheckpointError> {
+    let file = disk.open(FILE, Access::Cached).map_err(CheckpointError::Io)?;
+    let database = database(file.ok_or(CheckpointError::Missing(FILE))?)?;
+    let (meta, digest) = read_meta(&database)?;
+    Ok((database, meta, digest))
+}
+
+fn read_meta(database: &Database) -> Result<(Meta, Option<Digest>), CheckpointError> {
     let read = database.begin_read()?;
     let table = read.open_table(META)?;
-    let bytes = |name: &'static str| -> Result<Vec<u8>, CheckpointError> {
-        Ok(table.get(name)?.ok_or(CheckpointError::Missing(name))?.value().to_vec())
+    let found = |name: &'static str| -> Result<Option<Vec<u8>>, CheckpointError> {
+        Ok(table.get(name)?.map(|entry| entry.value().to_vec()))
     };
+    let bytes = |name| found(name)?.ok_or(CheckpointError::Missing(name));
     fn array<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], CheckpointError> {
         bytes.try_into().map_err(|_| CheckpointError::Decode(DecodeError::Short))
     }
     let number = |name| Ok::<u64, CheckpointError>(u64::from_le_bytes(array(bytes(name)?)?));
     let format = u32::from_le_bytes(array(bytes("format")?)?);
-    if format != FORMAT {
-        return Err(CheckpointError::Format(format));
+    let sums = found("digest")?;
+    match (format, &sums) {
+        (FORMAT, Some(_)) | (UNSUMMED, None) => {}
+        (FORMAT | UNSUMMED, _) => return Err(CheckpointError::Changed("its format is")),
+        _ => return Err(CheckpointError::Format(format)),
     }
     let id = StoreId { uuid: array(bytes("uuid")?)?, epoch: number("epoch")? };
-    let names = bytes("volatile")?;
-    // Names are never sealed: any sealer reads them.
-    let unsealed = Sealer::new(&[0; 32]);
-    let mut decoder = Decoder::new(&names, &unsealed);
-    let mut volatile = BTreeSet::new();
-    while !decoder.is_empty() {
-        volatile.insert(Arc::from(decoder.string()?));
+    let volatile = decode_names(&bytes("volatile")?)?;
+    let meta =
+        Meta { id, key: array(bytes("key")?)?, covered: number("covered")?, ceiling: number("ceiling")?, volatile };
+    let Some(sums) = sums else { return Ok((meta, None)) };
+    let [rows, sum, checksum] = thirds(array(sums)?);
+    let digest = Digest { rows, sum };
+    match checksum == meta.checksum(digest) {
+        true => Ok((meta, Some(digest))),
+        false => Err(CheckpointError::Changed("its head is")),
     }
-    Ok(Meta { id, key: array(bytes("key")?)?, covered: number("covered")?, ceiling: number("ceiling")?, volatile })
 }
 
-fn write_meta(write: &redb::WriteTransaction, meta: &Meta) -> Result<(), CheckpointError> {
+fn thirds(bytes: [u8; 24]) -> [u64; 3] {
+    let mut numbers = [0; 3];
+    for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
+        *number = bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    }
+    numbers
+}
+
+fn decode_names(bytes: &[u8]) -> Result<BTreeSet<Arc<str>>, DecodeError> {
+    // Names are never sealed: any sealer reads them.
+    let unsealed = Sealer::new(&[0; 32]);
+    let mut decoder = Decoder::new(bytes, &unsealed);
+    let mut names = BTreeSet::new();
+    while !decoder.is_empty() {
+        names.insert(Arc::from(decoder.string()?));
+    }
+    Ok(names)
+}
+
+impl Meta {
+    /// uuid, epoch, key, covered, ceiling, names.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.id.uuid.to_vec();
+        bytes.extend(self.id.epoch.to_le_bytes());
+        bytes.extend(self.key);
+        bytes.extend(self.covered.to_le_bytes());
+        bytes.extend(self.ceiling.to_le_bytes());
+        self.volatile.iter().for_each(|name| string(&mut bytes, name));
+        bytes
+    }
+
+    /// What [`Meta::encode`] wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, DecodeError> {
+        let (uuid, rest) = bytes.split_first_chunk::<16>().ok_or(DecodeError::Short)?;
+        let (numbers, names) = rest.split_first_chunk::<32>().ok_or(DecodeError::Short)?;
+        let number = |at: usize| {
+            let bytes = &numbers[at..at + 8];
+            bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+        };
+        let mut key = [0; 8];
+        key.copy_from_slice(&numbers[8..16]);
+        let id = StoreId { uuid: *uuid, epoch: number(0) };
+        Ok(Meta { id, key, covered: number(16), ceiling: number(24), volatile: decode_names(names)? })
+    }
+
+    fn checksum(&self, digest: Digest) -> u64 {
+        let mut bytes = self.encode();
+        bytes.extend(digest.rows.to_le_bytes());
+        bytes.extend(digest.sum.to_le_bytes());
+        xxh64(u64::from(FORMAT), &bytes)
+    }
+}
+
+fn write_meta(write: &redb::WriteTransaction, meta: &Meta, digest: Digest) -> Result<(), CheckpointError> {
     let mut table = write.open_table(META)?;
     let mut names = Vec::new();
     meta.volatile.iter().for_each(|name| string(&mut names, name));
     let number = |number: u64| number.to_le_bytes();
+    let sums = [digest.rows, digest.sum, meta.checksum(digest)].map(u64::to_le_bytes);
     table.insert("format", &FORMAT.to_le_bytes()[..])?;
     table.insert("uuid", &meta.id.uuid[..])?;
     table.insert("epoch", &number(meta.id.epoch)[..])?;
@@ -191,79 +260,90 @@ fn write_meta(write: &redb::WriteTransaction, meta: &Meta) -> Result<(), Checkpo
     table.insert("covered", &number(meta.covered)[..])?;
     table.insert("ceiling", &number(meta.ceiling)[..])?;
     table.insert("volatile", &names[..])?;
+    table.insert("digest", sums.as_flattened())?;
     Ok(())
 }
 
-/// Reads every object.
-pub(crate) fn load(database: &Database, sealer: &Sealer) -> Result<Rows, CheckpointError> {
-    let read = database.begin_read()?;
-    let table = read.open_table(OBJECTS)?;
-    let mut loading = Loading::default();
-    for entry in table.iter()? {
-        let (key, value) = entry?;
-        let [resource, namespace, name] = decode_key(key.value())?;
-        let key = loading.key(resource, namespace, name);
-        let row = Decoder::new(value.value(), sealer).row(&key)?;
-        loading.rows.push((RowKey { namespace: key.namespace, name: key.name }, row));
-    }
-    Ok(loading.finish())
+/// Who takes what a checkpoint holds.
+pub(crate) trait Sink {
+    type Error: From<CheckpointError>;
+    /// Comes first.
+    fn meta(&mut self, meta: Meta) -> Result<(), Self::Error>;
+    /// A row as it is stored, in the order of keys.
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), Self::Error>;
 }
 
-/// Gathers rows that come in key order, sharing the names that repeat.
-#[derive(Default)]
-struct Loading {
-    done: Rows,
-    resource: Arc<str>,
-    namespace: Arc<str>,
-    rows: Vec<(RowKey, Row)>,
+/// Reads everything, and checks that it is what was written.
+pub(crate) fn read<S: Sink>(disk: &dyn Disk, sink: &mut S) -> Result<(), S::Error> {
+    let (database, meta, expected) = open(disk)?;
+    sink.meta(meta)?;
+    let mut digest = Digest::default();
+    each_row(&database, |key, value| {
+        digest.add(key, value);
+        // A tree whose pages point in a circle must not be read for ever.
+        match expected {
+            Some(expected) if digest.rows > expected.rows => Err(CheckpointError::Changed("its rows are").into()),
+            _ => sink.row(key, value),
+        }
+    })?;
+    match expected.is_none_or(|expected| expected == digest) {
+        true => Ok(()),
+        false => Err(CheckpointError::Changed("its rows are").into()),
+    }
 }
 
-impl Loading {
-    fn key(&mut self, resource: &str, namespace: &str, name: &str) -> Key {
-        if *self.resource != *resource {
-            self.flush();
-            self.resource = resource.into();
-        }
-        if *self.namespace != *namespace {
-            self.namespace = namespace.into();
-        }
-        Key { resource: self.resource.clone(), namespace: self.namespace.clone(), name: name.into() }
+fn each_row<E: From<CheckpointError>>(
+    database: &Database,
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let read = database.begin_read().map_err(CheckpointError::from)?;
+    let table = read.open_table(OBJECTS).map_err(CheckpointError::from)?;
+    for entry in table.iter().map_err(CheckpointError::from)? {
+        let (key, value) = entry.map_err(CheckpointError::from)?;
+        each(key.value(), value.value())?;
     }
-
-    fn flush(&mut self) {
-        let rows = std::mem::take(&mut self.rows);
-        if !rows.is_empty() {
-            self.done.insert(self.resource.clone(), rows.into_iter().collect());
-        }
-    }
-
-    fn finish(mut self) -> Rows {
-        self.flush();
-        self.done
-    }
+    Ok(())
 }
 
 /// Writes a batch in one transaction.
 pub(crate) fn write(disk: &dyn Disk, sealer: &Sealer, batch: &Batch) -> Result<(), CheckpointError> {
-    let (database, _) = open(disk)?.ok_or(CheckpointError::Missing(FILE))?;
+    let (database, _, digest) = open(disk)?;
+    let mut digest = match digest {
+        Some(digest) => digest,
+        None => sum(&database)?,
+    };
     let write = database.begin_write()?;
     let mut table = write.open_table(OBJECTS)?;
     let (mut name, mut value) = (Vec::new(), Vec::new());
     for (key, row) in &batch.rows {
         name.clear();
         encode_key(&mut name, key);
-        match row {
+        let old = match row {
             Some(row) => {
                 value.clear();
                 encode_row(&mut value, sealer, key, row).map_err(CheckpointError::Seal)?;
-                table.insert(&name[..], &value[..])?;
+                digest.add(&name, &value);
+                table.insert(&name[..], &value[..])?
             }
-            None => drop(table.remove(&name[..])?),
+            None => table.remove(&name[..])?,
+        };
+        if let Some(old) = old {
+            digest.remove(&name, old.value());
         }
     }
     drop(table);
-    write_meta(&write, &batch.meta)?;
+    write_meta(&write, &batch.meta, digest)?;
     coracle_shared::fault::crash("checkpoint-crash");
     write.commit()?;
     Ok(())
+}
+
+/// The digest of a checkpoint of the format that had none.
+fn sum(database: &Database) -> Result<Digest, CheckpointError> {
+    let mut digest = Digest::default();
+    each_row(database, |key, value| {
+        digest.add(key, value);
+        Ok::<(), CheckpointError>(())
+    })?;
+    Ok(digest)
 }

@@ -34,6 +34,8 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_names(&self) -> io::Result<()>;
     /// Bytes that can still be written on this disk.
     fn free(&self) -> io::Result<u64>;
+    /// Where it is, for messages.
+    fn place(&self) -> String;
 }
 
 /// An open file.
@@ -96,7 +98,7 @@ impl std::ops::DerefMut for Blocks {
 pub struct LocalDisk {
     path: PathBuf,
     /// Held for its lock, which ends with the process.
-    _lock: fs::File,
+    _lock: Option<fs::File>,
 }
 
 /// Why a directory cannot be used.
@@ -114,10 +116,15 @@ impl LocalDisk {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(LocalError::Io)?;
         let lock = options(Access::Cached).create(true).open(path.join("lock")).map_err(LocalError::Io)?;
         match lock.try_lock() {
-            Ok(()) => Ok(LocalDisk { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(LocalDisk { path: path.to_path_buf(), _lock: Some(lock) }),
             Err(fs::TryLockError::WouldBlock) => Err(LocalError::Locked),
             Err(fs::TryLockError::Error(error)) => Err(LocalError::Io(error)),
         }
+    }
+
+    /// The directory as a child sees it, whose parent holds the lock and waits for it.
+    pub(crate) fn locked_by_parent(path: &Path) -> LocalDisk {
+        LocalDisk { path: path.to_path_buf(), _lock: None }
     }
 
     /// Opens with what is asked for, or without direct access where the file system has none.
@@ -180,6 +187,10 @@ impl Disk for LocalDisk {
     fn free(&self) -> io::Result<u64> {
         let status = rustix::fs::statvfs(&self.path)?;
         Ok(status.f_bavail.saturating_mul(status.f_frsize))
+    }
+
+    fn place(&self) -> String {
+        self.path.display().to_string()
     }
 }
 

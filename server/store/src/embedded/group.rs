@@ -46,13 +46,19 @@ struct Planned {
 struct Planner<'a> {
     image: &'a Image,
     planned: HashMap<Key, Option<Planned>>,
-    full: bool,
+    full: Option<&'a CommitError>,
     plan: Plan,
     newest: Revision,
 }
 
-/// Plans a group whose first revision is `next`. With `full` the disk has only its reserve left.
-pub(crate) fn plan<'a>(image: &Image, commits: impl Iterator<Item = &'a Commit>, next: u64, full: bool) -> Plan {
+/// Plans a group whose first revision is `next`. With `full` the disk has only its reserve left, and
+/// it is the answer to what would need more.
+pub(crate) fn plan<'a>(
+    image: &Image,
+    commits: impl Iterator<Item = &'a Commit>,
+    next: u64,
+    full: Option<&CommitError>,
+) -> Plan {
     let plan = Plan { verdicts: Vec::new(), durable: false, volatile: BTreeSet::new(), next };
     let newest = image.revision();
     let mut planner = Planner { image, planned: HashMap::new(), full, plan, newest };
@@ -73,8 +79,8 @@ impl Planner<'_> {
         if !commit.changes.iter().any(happens) {
             return Verdict::Nothing(self.newest);
         }
-        if self.full && !self.is_frugal(commit) {
-            return Verdict::Refuse(CommitError::Full);
+        if let Some(full) = self.full.filter(|_| !self.is_frugal(commit)) {
+            return Verdict::Refuse(full.clone());
         }
         let revision = Revision(self.plan.next);
         self.plan.next += 1;
@@ -145,9 +151,14 @@ mod tests {
     }
 
     fn check(full: bool, commits: &[Commit], verdicts: &[Verdict], durable: bool) {
-        let plan = plan(&image(), commits.iter(), 11, full);
+        let error = full_error();
+        let plan = plan(&image(), commits.iter(), 11, full.then_some(&error));
         assert_eq!(plan.verdicts, verdicts);
         assert_eq!(plan.durable, durable);
+    }
+
+    fn full_error() -> CommitError {
+        CommitError::Full("the disk is full".into())
     }
 
     fn apply(revision: u64) -> Verdict {
@@ -194,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_takes_deletes_and_small_updates() {
-        let refused = || Verdict::Refuse(CommitError::Full);
+        let refused = || Verdict::Refuse(full_error());
         check(true, &[Commit::new().put(key("new"), 1, *b"x")], &[refused()], false);
         check(true, &[Commit::new().put(key("stored"), 1, vec![0; 10 + FRUGAL_GROWTH])], &[apply(11)], true);
         check(true, &[Commit::new().put(key("stored"), 1, vec![0; 11 + FRUGAL_GROWTH])], &[refused()], false);

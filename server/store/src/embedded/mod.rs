@@ -6,12 +6,17 @@
 
 mod checkpoint;
 mod codec;
+mod digest;
+mod dirty;
 pub mod disk;
 mod group;
 mod journal;
+mod load;
 mod open;
+pub mod reader;
 mod reply;
 mod seal;
+mod space;
 mod writer;
 mod xxh64;
 
@@ -24,6 +29,7 @@ use std::thread::JoinHandle;
 use async_channel::Sender;
 
 use self::disk::{Disk, LocalDisk, LocalError};
+use self::reader::Reader;
 use self::reply::reply;
 use self::writer::{Submission, Writer};
 use crate::visible::Visible;
@@ -34,6 +40,9 @@ use crate::{
 /// Commits waiting for the writer; beyond it a committer waits to be let in.
 const QUEUE: usize = 4096;
 
+/// Where the store tells of what goes wrong beside a commit, a line at a time.
+pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// How a store is opened.
 #[derive(Clone)]
 pub struct Options {
@@ -43,13 +52,15 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Space held back for deletes on a full disk, in bytes.
     pub reserve_bytes: u64,
-    /// The directory was just restored from a backup: raises the epoch, jumps the revision.
-    pub restored: bool,
+    pub log: Log,
+    /// Reads the checkpoint in a child process; without it, in this one.
+    pub reader: Option<Reader>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { clock: crate::monotonic(), segment_bytes: 16 << 20, reserve_bytes: 32 << 20, restored: false }
+        let log = Arc::new(|words: &str| eprintln!("{words}"));
+        Options { clock: crate::monotonic(), segment_bytes: 16 << 20, reserve_bytes: 32 << 20, log, reader: None }
     }
 }
 

@@ -6,20 +6,22 @@ use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::checkpoint::{self, CheckpointError, Meta, Rows};
+use super::checkpoint::{self, CheckpointError, Meta};
 use super::codec::{Decoder, Encoder, Record, split};
+use super::dirty::Dirty;
 use super::disk::{Access, Disk};
 use super::journal::{self, Found, Header, Journal, JournalError, ScanError, Segment};
+use super::load::{Loaded, Loader, Rows};
+use super::reader;
 use super::seal::{KEY_BYTES, Sealer};
-use super::writer::{Base, Dirty, REVISION_BLOCK, next_block, provide_reserve};
+use super::space::{Base, provide_reserve};
+use super::writer::{REVISION_BLOCK, next_block};
 use super::{OpenError, Options};
 use crate::image::Image;
 use crate::{Key, Revision, StoreId};
 
 pub(crate) const KEY_FILE: &str = "secret.key";
 const NEW_KEY_FILE: &str = "secret.key.new";
-/// How far a restored store jumps: more revisions than the lost one can have handed out since.
-const RESTORE_JUMP: u64 = 1000 * REVISION_BLOCK;
 
 /// A store that is ready to be written.
 pub(crate) struct Opened {
@@ -32,37 +34,28 @@ pub(crate) struct Opened {
 
 pub(crate) fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Opened, OpenError> {
     let random = SystemRandom::new();
-    if checkpoint::open(&*disk).map_err(checkpoint_error)?.is_none() {
+    if !checkpoint::exists(&*disk).map_err(checkpoint_error)? {
         create(&disk, options, &random)?;
     }
     // The names that an attempt before left may be visible and not yet durable.
     disk.sync_names().map_err(|error| io_error(".", "syncing the directory", error))?;
-    let opened = checkpoint::open(&*disk).map_err(checkpoint_error)?;
-    let (database, mut meta) = opened.ok_or_else(|| damaged(checkpoint::FILE, "it disappeared while opening"))?;
-    let sealer = Arc::new(read_key(&*disk)?.ok_or(OpenError::KeyMissing)?);
-    if sealer.id() != meta.key {
-        return Err(OpenError::KeyChanged);
+    let mut loader = Loader::new(&*disk);
+    match &options.reader {
+        Some(reader) => reader::read(reader, &mut loader)?,
+        None => checkpoint::read(&*disk, &mut loader)?,
     }
-    let rows = checkpoint::load(&database, &sealer).map_err(checkpoint_error)?;
-    drop(database);
+    let Loaded { mut meta, sealer, rows } = loader.finish()?;
     let mut replay = Replay { rows, sealer: &sealer, meta: &mut meta, newest: 0, dirty: Dirty::default() };
     let segments = replay.segments(&*disk)?;
     let (newest, dirty) = (replay.newest, replay.dirty);
     let rows = std::mem::take(&mut replay.rows);
     meta.ceiling = meta.ceiling.max(newest + 1);
-
-    if options.restored {
-        meta.id.epoch += 1;
-        meta.ceiling += RESTORE_JUMP;
-        let batch = checkpoint::Batch { rows: Vec::new(), meta: meta.clone() };
-        checkpoint::write(&*disk, &sealer, &batch).map_err(checkpoint_error)?;
-    }
     let start = next_block(meta.ceiling);
     meta.ceiling = start.0 + REVISION_BLOCK;
     let (live, free, current) = segments;
     let mut journal = Journal::resume(disk.clone(), random_u64, options.segment_bytes, live, free, current)?;
     let image = image(rows, start, &meta.volatile, options);
-    let base = Base { disk, sealer, reserve_bytes: options.reserve_bytes };
+    let base = Base { disk, sealer, reserve_bytes: options.reserve_bytes, log: options.log.clone() };
     provide_reserve(&base).or_else(|error| match error.kind() {
         // A full disk must not keep the store from opening: deletes are what mends it.
         io::ErrorKind::StorageFull => Ok(()),
@@ -139,7 +132,7 @@ fn random_u64() -> io::Result<u64> {
 }
 
 /// The secret key: 64 hexadecimal digits and a newline.
-fn read_key(disk: &dyn Disk) -> Result<Option<Sealer>, OpenError> {
+pub(crate) fn read_key(disk: &dyn Disk) -> Result<Option<Sealer>, OpenError> {
     let io_error = |error| io_error(KEY_FILE, "reading", error);
     let Some(file) = disk.open(KEY_FILE, Access::Cached).map_err(io_error)? else { return Ok(None) };
     let length = file.length().map_err(io_error)?.min(256);
@@ -265,7 +258,7 @@ impl Replay<'_> {
     }
 }
 
-fn damaged(file: &str, what: &str) -> OpenError {
+pub(crate) fn damaged(file: &str, what: &str) -> OpenError {
     OpenError::Damaged { file: file.to_string(), what: what.to_string() }
 }
 
@@ -273,15 +266,27 @@ fn io_error(file: &str, what: &'static str, source: io::Error) -> OpenError {
     OpenError::Io { file: file.to_string(), what, source }
 }
 
-fn checkpoint_error(error: CheckpointError) -> OpenError {
+pub(crate) fn checkpoint_error(error: CheckpointError) -> OpenError {
     match error {
         CheckpointError::Io(source) => io_error(checkpoint::FILE, "reading or writing", source),
         CheckpointError::Format(found) => OpenError::Format { file: checkpoint::FILE.to_string(), found },
         CheckpointError::Redb(error) => match *error {
+            // How the database says that the file is not its own, or is too short.
+            redb::Error::Io(source)
+                if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                damaged(checkpoint::FILE, &source.to_string())
+            }
             redb::Error::Io(source) => io_error(checkpoint::FILE, "reading or writing", source),
             error => damaged(checkpoint::FILE, &error.to_string()),
         },
         error => damaged(checkpoint::FILE, &error.to_string()),
+    }
+}
+
+impl From<CheckpointError> for OpenError {
+    fn from(error: CheckpointError) -> OpenError {
+        checkpoint_error(error)
     }
 }
 

@@ -5,20 +5,21 @@
 //! put rides on the next frame, so that whatever precedes an acknowledged durable commit survives
 //! with it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_channel::Receiver;
 
-use super::checkpoint::{self, Batch, CheckpointError, Meta};
+use super::checkpoint::{Batch, CheckpointError, Meta};
 use super::codec::{Encoder, row};
-use super::disk::{Access, BLOCK, Disk};
+use super::dirty::{Dirty, Pending, Retry};
 use super::group::{Plan, Verdict, plan};
-use super::journal::{Journal, JournalError};
+use super::journal::{Journal, JournalError, MAX_FULL};
 use super::reply::{Answer, Reply};
-use super::seal::{SealError, Sealer};
+use super::seal::SealError;
+use super::space::{Base, CHECKPOINT_KEY_BYTES, write_checkpoint};
 use crate::image::Image;
 use crate::visible::Visible;
 use crate::{Change, Clock, Commit, CommitError, Key, Revision};
@@ -27,22 +28,12 @@ use crate::{Change, Clock, Commit, CommitError, Key, Revision};
 /// never reached the disk are not handed out twice.
 pub(crate) const REVISION_BLOCK: u64 = 1_000_000;
 /// A group takes no more commits beyond this many bytes: it bounds a frame together with
-/// [`crate::MAX_COMMIT_BYTES`] and [`RIDE_BYTES`], below the size of a segment.
+/// [`crate::MAX_COMMIT_BYTES`] and [`super::dirty::RIDE_BYTES`], below the size of a segment.
 const GROUP_BYTES: usize = 1 << 20;
 /// Buffer kept from one frame to the next: a frame of 64 writers fits, a rare large one is freed.
 const KEPT_BYTES: usize = 256 << 10;
 /// Commits of a group.
 const GROUP_COMMITS: usize = 1024;
-/// Volatile objects waiting for a ride, in bytes, before they cause a frame of their own.
-const RIDE_BYTES: usize = 2 << 20;
-/// Volatile objects wait this long for a ride before they cause a frame of their own.
-const RIDE_WAIT: Duration = Duration::from_secs(3600);
-/// What checkpointing one key may take of the disk: its page and a share of the pages above.
-const CHECKPOINT_KEY_BYTES: u64 = 6 << 10;
-/// Free space below which a disk counts as full beside what the next checkpoint needs.
-const SLACK_BYTES: u64 = 1 << 20;
-/// The file that holds the reserve.
-pub(crate) const RESERVE_FILE: &str = "reserve";
 
 /// A commit and who waits for it.
 pub(crate) struct Submission {
@@ -58,65 +49,6 @@ struct Running {
     bytes: u64,
 }
 
-/// Keys whose newest frame no checkpoint has, and an upper bound of their bytes.
-#[derive(Default)]
-pub(crate) struct Dirty {
-    pub keys: HashSet<Key>,
-    pub bytes: u64,
-}
-
-impl Dirty {
-    fn insert(&mut self, key: Key, bytes: usize) {
-        self.bytes += bytes as u64;
-        self.keys.insert(key);
-    }
-
-    fn take(&mut self, other: &mut Dirty) {
-        self.keys.extend(other.keys.drain());
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
-
-    fn space(&self) -> u64 {
-        self.bytes + self.keys.len() as u64 * CHECKPOINT_KEY_BYTES
-    }
-}
-
-/// Volatile objects that are newer than the disk.
-#[derive(Default)]
-struct Pending {
-    keys: HashMap<Key, usize>,
-    bytes: usize,
-    since: Option<Duration>,
-}
-
-impl Pending {
-    fn insert(&mut self, key: Key, bytes: usize, now: Duration) {
-        self.bytes += bytes;
-        self.bytes -= self.keys.insert(key, bytes).unwrap_or(0);
-        self.since.get_or_insert(now);
-    }
-
-    fn remove(&mut self, key: &Key) {
-        self.bytes -= self.keys.remove(key).unwrap_or(0);
-        if self.keys.is_empty() {
-            self.since = None;
-        }
-    }
-
-    /// Too many or too old to wait any longer.
-    fn is_due(&self, now: Duration) -> bool {
-        self.bytes > RIDE_BYTES || self.since.is_some_and(|since| since + RIDE_WAIT < now)
-    }
-}
-
-/// What the writer and its checkpoints share.
-#[derive(Clone)]
-pub(crate) struct Base {
-    pub disk: Arc<dyn Disk>,
-    pub sealer: Arc<Sealer>,
-    pub reserve_bytes: u64,
-}
-
 pub(crate) struct Writer {
     pub base: Base,
     pub clock: Clock,
@@ -130,6 +62,7 @@ pub(crate) struct Writer {
     /// Keys in full segments.
     pub full: Dirty,
     running: Option<Running>,
+    retry: Retry,
     pending: Pending,
     payload: Vec<u8>,
 }
@@ -152,16 +85,6 @@ impl From<SealError> for GroupError {
     }
 }
 
-impl GroupError {
-    fn answer(&self) -> CommitError {
-        match self {
-            GroupError::Journal(error) if error.source.kind() == std::io::ErrorKind::StorageFull => CommitError::Full,
-            GroupError::Journal(error) => CommitError::Io(format!("{error}: check the disk").into()),
-            GroupError::Seal(error) => CommitError::Io(format!("encrypting a Secret: {error}").into()),
-        }
-    }
-}
-
 impl Writer {
     #[allow(clippy::too_many_arguments, reason = "the parts of one struct, each of another type")]
     pub(crate) fn new(
@@ -174,11 +97,13 @@ impl Writer {
         (dirty, full): (Dirty, Dirty),
     ) -> Writer {
         let next = visible.revision().0 + 1;
-        let (running, pending, payload) = (None, Pending::default(), Vec::new());
-        Writer { base, clock, visible, queue, journal, meta, next, dirty, full, running, pending, payload }
+        let (running, retry, pending, payload) = (None, Retry::default(), Pending::default(), Vec::new());
+        Writer { base, clock, visible, queue, journal, meta, next, dirty, full, running, retry, pending, payload }
     }
 
-    /// Works until the queue is closed and empty, then writes what still waits for a ride.
+    /// Works until the queue is closed and empty, then writes what still waits for a ride. The
+    /// last frame may be empty: with one behind it, damage to the last commit cannot pass for a
+    /// write that a power cut tore.
     pub(crate) fn run(mut self) {
         self.start_checkpoint();
         while let Ok(first) = self.queue.recv_blocking() {
@@ -186,10 +111,8 @@ impl Writer {
             self.poll_checkpoint();
             self.commit(group);
         }
-        if !self.pending.keys.is_empty() {
-            // Volatile objects may be lost; there is nobody left to tell.
-            let _ = self.write_frame(&[], &Plan::empty(self.next));
-        }
+        // Volatile objects may be lost; there is nobody left to tell.
+        let _ = self.write_frame(&[], &Plan::empty(self.next));
         self.finish_checkpoint();
     }
 
@@ -205,8 +128,8 @@ impl Writer {
     }
 
     fn commit(&mut self, group: Vec<Submission>) {
-        let full = self.is_full();
-        let plan = plan(&self.visible.read(), group.iter().map(|s| &s.commit), self.next, full);
+        let full = self.base.refusal(self.needed());
+        let plan = plan(&self.visible.read(), group.iter().map(|s| &s.commit), self.next, full.as_ref());
         // Revisions of a group that fails are never used again: its frame may be on the disk.
         self.next = plan.next;
         let now = (self.clock)();
@@ -216,9 +139,24 @@ impl Writer {
         match written {
             Ok(()) => self.apply(group, plan, framed, now),
             Err(error) => {
-                let error = error.answer();
+                let error = self.answer(&error);
                 group.into_iter().for_each(|submission| submission.reply.answer(Err(error.clone())));
             }
+        }
+    }
+
+    /// What the clients of a group are told that did not get to the disk.
+    fn answer(&self, error: &GroupError) -> CommitError {
+        match error {
+            GroupError::Journal(error) => {
+                let why = self.retry.why().map(|why| format!(" (the last checkpoint failed: {why})"));
+                let what = format!("{error}{}", why.unwrap_or_default());
+                match error.source.kind() {
+                    std::io::ErrorKind::StorageFull => self.base.full(&what),
+                    _ => self.base.broken(&error.source, &what),
+                }
+            }
+            GroupError::Seal(error) => CommitError::Io(format!("encrypting a Secret: {error}").into()),
         }
     }
 
@@ -322,8 +260,7 @@ impl Writer {
     /// Turns to the next segment; the one before must be in a checkpoint first.
     fn rotate(&mut self) -> Result<(), JournalError> {
         self.finish_checkpoint();
-        if self.journal.newest_full().is_some() {
-            self.start_checkpoint();
+        if self.start_checkpoint() {
             self.finish_checkpoint();
         }
         self.journal.rotate()?;
@@ -332,11 +269,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Starts a checkpoint of the full segments, unless one is running or there are none.
-    fn start_checkpoint(&mut self) {
-        let Some(covered) = self.journal.newest_full() else { return };
-        if self.running.is_some() {
-            return;
+    /// Starts a checkpoint of the full segments, unless there are none, one is running, or one has
+    /// just failed; whether it did.
+    fn start_checkpoint(&mut self) -> bool {
+        let Some(covered) = self.journal.newest_full() else { return false };
+        if self.running.is_some() || !self.retry.is_due((self.clock)()) {
+            return false;
         }
         let mut keys: Vec<Key> = self.full.keys.drain().collect();
         let bytes = std::mem::take(&mut self.full.bytes);
@@ -345,8 +283,15 @@ impl Writer {
         let base = self.base.clone();
         let work = move || write_checkpoint(&base, &batch);
         match std::thread::Builder::new().name("store-checkpoint".into()).spawn(work) {
-            Ok(thread) => self.running = Some(Running { thread, covered, keys, bytes }),
-            Err(_) => self.full = Dirty { keys: keys.into_iter().collect(), bytes },
+            Ok(thread) => {
+                self.running = Some(Running { thread, covered, keys, bytes });
+                true
+            }
+            Err(error) => {
+                self.full = Dirty { keys: keys.into_iter().collect(), bytes };
+                self.checkpoint_failed(format!("starting its thread: {error}"));
+                false
+            }
         }
     }
 
@@ -365,29 +310,47 @@ impl Writer {
         if self.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
             self.finish_checkpoint();
         }
-    }
-
-    /// Waits for the running checkpoint. One that failed is tried again at the next rotation.
-    fn finish_checkpoint(&mut self) {
-        let Some(Running { thread, covered, keys, bytes }) = self.running.take() else { return };
-        match thread.join() {
-            Ok(Ok(())) => {
-                self.meta.covered = covered;
-                self.journal.covered(covered);
-            }
-            Ok(Err(_)) | Err(_) => {
-                self.full.keys.extend(keys);
-                self.full.bytes += bytes;
-            }
+        if self.retry.why().is_some() {
+            self.start_checkpoint();
         }
     }
 
-    /// Whether the disk has no room for what the next checkpoints will need.
-    fn is_full(&self) -> bool {
+    /// Waits for the running checkpoint. One that failed is tried again after a pause.
+    fn finish_checkpoint(&mut self) {
+        let Some(Running { thread, covered, keys, bytes }) = self.running.take() else { return };
+        let failure = match thread.join() {
+            Ok(Ok(())) => {
+                self.meta.covered = covered;
+                self.journal.covered(covered);
+                if self.retry.succeeded() {
+                    (self.base.log)(&format!("store: {}: checkpoints work again", self.base.disk.place()));
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            // The panic itself was printed where it happened.
+            Err(_) => "its thread panicked".to_owned(),
+        };
+        self.full.keys.extend(keys);
+        self.full.bytes += bytes;
+        self.checkpoint_failed(failure);
+    }
+
+    fn checkpoint_failed(&mut self, why: String) {
+        let waiting = self.journal.waiting();
+        let place = self.base.disk.place();
+        let pause = self.retry.failed((self.clock)(), why.clone()).as_secs();
+        (self.base.log)(&format!(
+            "store: {place}: writing a checkpoint failed: {why}; {waiting} of {MAX_FULL} journal segments wait for one, \
+             and when all do, writes are refused; it is tried again in {pause} s"
+        ));
+    }
+
+    /// Bytes that the next checkpoints may take.
+    fn needed(&self) -> u64 {
         let running = self.running.as_ref();
         let running = running.map_or(0, |r| r.bytes + r.keys.len() as u64 * CHECKPOINT_KEY_BYTES);
-        let needed = self.dirty.space() + self.full.space() + running + SLACK_BYTES;
-        self.base.disk.free().is_ok_and(|free| free < needed)
+        self.dirty.space() + self.full.space() + running
     }
 }
 
@@ -404,44 +367,6 @@ impl Visible {
             self.amend(|image: &mut Image| image.mark_stored(keys));
         }
     }
-}
-
-/// Takes the space that checkpoints of a full disk work from, or as much of it as there is.
-pub(crate) fn provide_reserve(base: &Base) -> std::io::Result<()> {
-    let file = base.disk.create(RESERVE_FILE, Access::Cached)?;
-    let mut bytes = base.reserve_bytes;
-    loop {
-        match file.reserve(bytes) {
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull && bytes > BLOCK as u64 => bytes /= 2,
-            Err(error) => {
-                let _ = base.disk.remove(RESERVE_FILE);
-                return Err(error);
-            }
-            Ok(()) => return Ok(()),
-        }
-    }
-}
-
-/// Writes a checkpoint, out of the reserve when the disk is full.
-fn write_checkpoint(base: &Base, batch: &Batch) -> Result<(), CheckpointError> {
-    let bytes: u64 = batch.rows.iter().map(|(_, row)| row.as_ref().map_or(0, |row| row.value.len() as u64)).sum();
-    let needed = bytes + batch.rows.len() as u64 * CHECKPOINT_KEY_BYTES + SLACK_BYTES;
-    let scarce = |needed| base.disk.free().is_ok_and(|free| free < needed);
-    let mut released = scarce(needed);
-    if released {
-        base.disk.remove(RESERVE_FILE).map_err(CheckpointError::Io)?;
-    }
-    let mut result = checkpoint::write(&*base.disk, &base.sealer, batch);
-    if !released && result.as_ref().is_err_and(CheckpointError::is_full) {
-        released = true;
-        base.disk.remove(RESERVE_FILE).map_err(CheckpointError::Io)?;
-        result = checkpoint::write(&*base.disk, &base.sealer, batch);
-    }
-    if released {
-        // Without it the store works on; the next checkpoint tries again.
-        let _ = provide_reserve(base);
-    }
-    result
 }
 
 /// The first revision of the block after everything below `ceiling`.

@@ -12,6 +12,9 @@ use smol::block_on;
 
 use crate::suite::{key, range};
 
+/// The format of checkpoints that this release writes.
+const NEWEST: u32 = 2;
+
 const SEGMENT: u64 = 32 << 10;
 
 fn options() -> Options {
@@ -92,16 +95,27 @@ fn unpack(version: u32, directory: &Path) {
 }
 
 #[test]
-fn version_1_opens() {
+fn earlier_versions_open_and_work_on() {
+    [1, 2].into_iter().for_each(opens);
+}
+
+fn opens(version: u32) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    unpack(1, directory.path());
+    unpack(version, directory.path());
     let journal = fs::read(directory.path().join("journal.1")).expect("the golden journal");
     assert_eq!(&journal[..12], b"CORACLEJ\x01\0\0\0", "format 1");
     let store = Embedded::open(directory.path(), options()).expect("it opens");
     check(&store);
     assert_eq!(store.revision().0, 2_000_000, "the second start");
     assert_eq!(store.id().epoch, 1);
-    block_on(store.commit(Commit::new().put(key("nodes", "", "n"), 8, *b"newer"))).expect("it works on");
+    for number in 0..20 {
+        let value = format!("newer {number}").into_bytes();
+        block_on(store.commit(Commit::new().put(key("nodes", "", "n"), 8, value))).expect("it works on");
+    }
+    drop(store);
+    let store = Embedded::open(directory.path(), options()).expect("it opens with checkpoints of today");
+    let item = store.get(&key("nodes", "", "n")).expect("it is there");
+    assert_eq!(&*item.value, b"newer 19", "version {version}");
 }
 
 /// What this release writes reads back; and, with `CORACLE_WRITE_GOLDEN` set, after a change of
@@ -121,7 +135,7 @@ fn what_is_written_reads_alike() {
 
 /// Never over existing ones.
 fn make_golden_files(written: &Path) {
-    let target = golden(1);
+    let target = golden(NEWEST);
     assert!(!target.exists(), "{} is there already", target.display());
     fs::create_dir_all(&target).expect("made");
     for name in ["journal.0", "journal.1", "store.redb", "secret.key"] {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod embedded;
+mod flips;
 mod golden;
 mod model;
 mod sim;

@@ -126,6 +126,25 @@ impl SimDisk {
         state.foreign = free.saturating_sub(bytes);
     }
 
+    /// The length of a file without the zeros at its end.
+    pub fn used(&self, name: &str) -> usize {
+        let state = self.lock();
+        let content = state.names.get(name).map_or(&[][..], |inode| &state.inodes[inode].now);
+        content.len() - content.iter().rev().take_while(|byte| **byte == 0).count()
+    }
+
+    /// A copy of the disk on which a byte of a file has changed.
+    pub fn flipped(&self, name: &str, offset: usize, mask: u8) -> SimDisk {
+        let disk = self.after_cut(Survives::Everything, offset as u64);
+        let mut state = disk.lock();
+        let inode = state.names[name];
+        let file = state.file(inode);
+        file.now[offset] ^= mask;
+        file.durable[offset] ^= mask;
+        drop(state);
+        disk
+    }
+
     /// Whether any file's present content has these bytes.
     pub fn contains(&self, needle: &[u8]) -> bool {
         let state = self.lock();
@@ -309,6 +328,10 @@ impl Disk for SimDisk {
 
     fn free(&self) -> io::Result<u64> {
         Ok(self.lock().free() as u64)
+    }
+
+    fn place(&self) -> String {
+        "sim:/store".to_owned()
     }
 }
 

@@ -18,24 +18,23 @@
 //! a frame. A segment names its predecessor and how far that one is valid: what a failed sync may
 //! have left behind that point is ignored.
 
+mod format;
+mod scan;
+
 use std::io;
 use std::sync::Arc;
 
 use super::disk::{Access, BLOCK, Blocks, Disk, File};
-use super::xxh64::xxh64;
+pub(crate) use format::Header;
+use format::{FRAME_HEAD, FRAMES_AT, encode_frame};
+pub(crate) use scan::{Found, ScanError, find};
 
-const MAGIC: &[u8; 8] = b"CORACLEJ";
-const FRAME_MAGIC: &[u8; 4] = b"CJF1";
-const VERSION: u32 = 1;
-/// Where a segment's frames start.
-pub(crate) const FRAMES_AT: u64 = 2 * BLOCK as u64;
-const FRAME_HEAD: usize = 32;
 /// A segment is filled with zeros this far ahead the first time it is written, so that later
 /// syncs write data only, no file-system metadata.
 const ZERO_AHEAD: u64 = 1 << 20;
 /// Segments awaiting a checkpoint before commits are refused: one in normal running, more only
 /// when the disk fails again and again.
-const MAX_FULL: usize = 6;
+pub(crate) const MAX_FULL: usize = 6;
 
 /// What failed, on which file.
 #[derive(Debug)]
@@ -55,81 +54,6 @@ fn failed(file: &str, what: &'static str) -> impl FnOnce(io::Error) -> JournalEr
     move |source| JournalError { file: file.to_string(), what, source }
 }
 
-/// The head of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub uuid: [u8; 16],
-    pub sequence: u64,
-    pub salt: u64,
-    pub previous: u64,
-    pub previous_end: u64,
-}
-
-impl Header {
-    fn encode(&self, block: &mut [u8]) {
-        block.fill(0);
-        block[0..8].copy_from_slice(MAGIC);
-        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        block[24..40].copy_from_slice(&self.uuid);
-        for (index, number) in [self.sequence, self.salt, self.previous, self.previous_end].into_iter().enumerate() {
-            block[40 + 8 * index..48 + 8 * index].copy_from_slice(&number.to_le_bytes());
-        }
-        let checksum = xxh64(0, &block[24..72]);
-        block[16..24].copy_from_slice(&checksum.to_le_bytes());
-    }
-
-    /// `None` for a block that is no whole header; the version of one that a newer release wrote.
-    fn decode(block: &[u8]) -> Option<Result<Header, u32>> {
-        if &block[0..8] != MAGIC || u64_at(block, 16) != xxh64(0, &block[24..72]) {
-            return None;
-        }
-        let version = u32_at(block, 8);
-        if version != VERSION {
-            return Some(Err(version));
-        }
-        let mut uuid = [0; 16];
-        uuid.copy_from_slice(&block[24..40]);
-        let [sequence, salt, previous, previous_end] = [40, 48, 56, 64].map(|at| u64_at(block, at));
-        Some(Ok(Header { uuid, sequence, salt, previous, previous_end }))
-    }
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut array = [0; 8];
-    array.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(array)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut array = [0; 4];
-    array.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(array)
-}
-
-/// Lays a frame into `blocks`.
-fn encode_frame(blocks: &mut Blocks, salt: u64, offset: u64, payload: &[u8]) {
-    let length = FRAME_HEAD + payload.len();
-    blocks.resize(length);
-    blocks[0..4].copy_from_slice(FRAME_MAGIC);
-    blocks[4..8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    blocks[16..24].copy_from_slice(&salt.to_le_bytes());
-    blocks[24..32].copy_from_slice(&offset.to_le_bytes());
-    blocks[FRAME_HEAD..length].copy_from_slice(payload);
-    blocks[length..].fill(0);
-    let checksum = xxh64(payload.len() as u64, &blocks[16..length]);
-    blocks[8..16].copy_from_slice(&checksum.to_le_bytes());
-}
-
-/// The length of the payload if a block looks like the start of this segment's frame at `offset`.
-fn frame_length(block: &[u8], salt: u64, offset: u64) -> Option<usize> {
-    let ours = &block[0..4] == FRAME_MAGIC && u64_at(block, 16) == salt && u64_at(block, 24) == offset;
-    ours.then(|| u32_at(block, 4) as usize)
-}
-
-fn frame_is_whole(frame: &[u8], length: usize) -> bool {
-    u64_at(frame, 8) == xxh64(length as u64, &frame[16..FRAME_HEAD + length])
-}
-
 /// A segment file and how far it is written.
 pub(crate) struct Segment {
     name: String,
@@ -141,147 +65,6 @@ pub(crate) struct Segment {
     len: u64,
     /// No write or sync of this use failed.
     sound: bool,
-}
-
-/// A segment as found on disk.
-pub(crate) struct Found {
-    name: String,
-    file: Arc<dyn File>,
-    len: u64,
-    pub header: Option<Header>,
-}
-
-/// Why a journal cannot be read.
-#[derive(Debug)]
-pub(crate) enum ScanError {
-    Journal(JournalError),
-    Version {
-        file: String,
-        found: u32,
-    },
-    /// A frame in the middle is broken: more than a torn end.
-    Damaged {
-        file: String,
-        offset: u64,
-    },
-}
-
-impl From<JournalError> for ScanError {
-    fn from(error: JournalError) -> ScanError {
-        ScanError::Journal(error)
-    }
-}
-
-/// Finds the segment files and their headers.
-pub(crate) fn find(disk: &dyn Disk) -> Result<Vec<Found>, ScanError> {
-    let mut found = Vec::new();
-    for name in disk.list().map_err(failed(".", "listing the directory"))? {
-        if !name.starts_with("journal.") {
-            continue;
-        }
-        let opened = disk.open(&name, Access::Direct).map_err(failed(&name, "opening"))?;
-        let Some(file) = opened else { continue };
-        let len = file.length().map_err(failed(&name, "reading its length"))?;
-        let header = read_header(&name, &*file, len)?;
-        found.push(Found { name, file, len, header });
-    }
-    Ok(found)
-}
-
-fn read_header(name: &str, file: &dyn File, len: u64) -> Result<Option<Header>, ScanError> {
-    if len < FRAMES_AT {
-        return Ok(None);
-    }
-    let mut blocks = Blocks::zeroed(2 * BLOCK);
-    file.read(0, &mut blocks).map_err(failed(name, "reading"))?;
-    match blocks.chunks_exact(BLOCK).find_map(Header::decode) {
-        Some(Err(found)) => Err(ScanError::Version { file: name.to_string(), found }),
-        Some(Ok(header)) => Ok(Some(header)),
-        None => Ok(None),
-    }
-}
-
-impl Found {
-    /// Reads the frames one after the other, up to `until` or, in the newest segment, up to the
-    /// first one that is not whole. Returns the segment and where its last frame began.
-    pub(crate) fn read<E: From<ScanError>>(
-        self,
-        header: Header,
-        until: Option<u64>,
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(Segment, Option<u64>), E> {
-        let Found { name, file, len, .. } = self;
-        let damaged = |offset| ScanError::Damaged { file: name.clone(), offset };
-        let mut blocks = Blocks::default();
-        let (mut end, mut last) = (FRAMES_AT, None);
-        while until.is_none_or(|until| end < until) {
-            let Some(length) = read_frame(&name, &*file, len, header.salt, end, &mut blocks)? else {
-                match until {
-                    Some(_) => return Err(damaged(end).into()),
-                    None => break,
-                }
-            };
-            each(&blocks[FRAME_HEAD..FRAME_HEAD + length])?;
-            last = Some(end);
-            end += blocks.len() as u64;
-        }
-        if until.is_some_and(|until| until != end) {
-            return Err(damaged(end).into());
-        }
-        if until.is_none() && later_frame(&name, &*file, len, header.salt, end)? {
-            return Err(damaged(end).into());
-        }
-        Ok((Segment { name, file, header, end, len, sound: true }, last))
-    }
-}
-
-/// Reads the frame at `offset` into `blocks`; its payload's length, or `None` when there is no
-/// whole frame.
-fn read_frame(
-    name: &str,
-    file: &dyn File,
-    len: u64,
-    salt: u64,
-    offset: u64,
-    blocks: &mut Blocks,
-) -> Result<Option<usize>, ScanError> {
-    if offset + BLOCK as u64 > len {
-        return Ok(None);
-    }
-    blocks.resize(BLOCK);
-    file.read(offset, blocks).map_err(failed(name, "reading"))?;
-    let Some(length) = frame_length(blocks, salt, offset) else { return Ok(None) };
-    let size = (FRAME_HEAD + length).next_multiple_of(BLOCK);
-    if offset + size as u64 > len {
-        return Ok(None);
-    }
-    if size > BLOCK {
-        blocks.resize(size);
-        file.read(offset, blocks).map_err(failed(name, "reading"))?;
-    }
-    Ok(frame_is_whole(blocks, length).then_some(length))
-}
-
-/// Whether a whole frame stands anywhere behind a broken one. Only one frame is ever in flight, so
-/// that a power cut cannot leave that.
-fn later_frame(name: &str, file: &dyn File, len: u64, salt: u64, broken: u64) -> Result<bool, ScanError> {
-    let mut chunk = Blocks::default();
-    let mut blocks = Blocks::default();
-    let mut offset = broken + BLOCK as u64;
-    while offset + BLOCK as u64 <= len {
-        let size = (len - offset).min(ZERO_AHEAD) as usize / BLOCK * BLOCK;
-        chunk.resize(size);
-        file.read(offset, &mut chunk).map_err(failed(name, "reading"))?;
-        for (index, block) in chunk.chunks_exact(BLOCK).enumerate() {
-            let at = offset + (index * BLOCK) as u64;
-            let looks = frame_length(block, salt, at).is_some();
-            if looks && read_frame(name, file, len, salt, at, &mut blocks)?.is_some() {
-                return Ok(true);
-            }
-        }
-        offset += size as u64;
-    }
-    Ok(false)
 }
 
 /// The journal while it is written.
@@ -368,6 +151,11 @@ impl Journal {
     /// The newest segment that is full and waits for a checkpoint.
     pub(crate) fn newest_full(&self) -> Option<u64> {
         self.full.last().map(|segment| segment.header.sequence)
+    }
+
+    /// How many segments wait for a checkpoint.
+    pub(crate) fn waiting(&self) -> usize {
+        self.full.len()
     }
 
     /// Whether a frame with this payload goes into the current segment. An empty segment takes
