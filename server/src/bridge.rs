@@ -1,8 +1,8 @@
 //! What rooms ask for in words of their own and do not find in each other: the system's clocks, the
-//! platforms of images.
+//! platforms of images, backups.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +11,10 @@ use coracle_images::settings::Registries;
 use coracle_images::{Images, Reference};
 use coracle_scheduler::ImagePlatforms;
 use coracle_shared::time::{Clock, Millis};
+use coracle_store::Embedded;
+
+use crate::api::backup::{Backups, Pieces};
+use crate::pki::{self, files};
 
 /// The system's clocks.
 pub struct SystemClock {
@@ -31,6 +35,34 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Millis {
         Millis(i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Backups of the embedded store and of the cluster's identity.
+pub struct StoreBackups {
+    pub store: Arc<Embedded>,
+    pub state: PathBuf,
+}
+
+/// Where the server keeps word of the last good backup.
+const LAST_BACKUP: &str = "last-backup";
+
+/// The last good backup that was reported, in words.
+pub fn last_backup(state: &Path) -> Option<String> {
+    let bytes = files::read(&state.join(LAST_BACKUP)).ok()??;
+    Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+impl Backups for StoreBackups {
+    fn take(&self) -> Result<Pieces, String> {
+        let files = pki::backup(&self.state).map_err(|error| error.to_string())?;
+        Ok(Box::new(self.store.snapshot(&files)))
+    }
+
+    fn remember(&self, words: &str) -> Result<(), String> {
+        let path = self.state.join(LAST_BACKUP);
+        files::write(&path, format!("{words}\n").as_bytes(), files::Access::Secret)
+            .map_err(|error| format!("{}: {error}", path.display()))
     }
 }
 

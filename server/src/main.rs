@@ -2,6 +2,8 @@
 
 #[path = "main/flags.rs"]
 mod flags;
+#[path = "main/offline.rs"]
+mod offline;
 
 use std::error::Error;
 use std::io;
@@ -16,11 +18,11 @@ use async_signal::{Signal, Signals};
 use coracle_controllers::{Controllers, NodeLimits};
 use coracle_server::api::http::Times;
 use coracle_server::api::{Api, Config, http, seed};
-use coracle_server::bridge::{RegistryPlatforms, SystemClock};
+use coracle_server::bridge::{RegistryPlatforms, StoreBackups, SystemClock};
 use coracle_server::nodes::{ClusterNetwork, Nodes};
 use coracle_server::pki::{self, Pki};
 use coracle_server::{kinds, tls};
-use coracle_store::embedded::{Embedded, Options, reader};
+use coracle_store::embedded::{Embedded, Options, reader, settle};
 use coracle_store::monotonic;
 use flags::Flags;
 use futures_lite::StreamExt as _;
@@ -81,7 +83,16 @@ fn random() -> [u8; 16] {
 fn run(flags: &Flags) -> Result<(), Fault> {
     let state = flags.state.as_deref().ok_or("--state DIR is needed: the directory of everything the server keeps")?;
     std::fs::create_dir_all(state).map_err(|e| format!("{}: {e}", state.display()))?;
-    let store = Arc::new(Embedded::open(&state.join("store"), store_options(state))?);
+    if let Some(file) = &flags.restore {
+        let key = flags.key.as_deref().ok_or("--restore needs --key FILE: the secret.key of the day of the backup")?;
+        return offline::restore(state, file, key);
+    }
+    if flags.rotate_key {
+        return offline::rotate_key(state);
+    }
+    let directory = state.join("store");
+    let opened = settle(&directory).and_then(|()| Embedded::open(&directory, store_options(state)));
+    let store = Arc::new(opened.map_err(|error| offline::explain(error, state))?);
     let result = serve(flags, state, store.clone());
     store.close();
     result
@@ -117,7 +128,9 @@ fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault>
             TcpListener::bind(flags.listen).await.map_err(|e| format!("listening on {}: {e}", flags.listen))?;
         let address = listener.local_addr()?;
         let nodes = Arc::new(Nodes::open(address, network(flags), pki.clone(), store.clone(), monotonic())?);
-        let api = Arc::new(Api::new(store.clone(), nodes.clone(), config(flags, executor.clone())));
+        let backups = Arc::new(StoreBackups { store: store.clone(), state: state.to_owned() });
+        let api = Api::new(store.clone(), nodes.clone(), config(flags, executor.clone()));
+        let api = Arc::new(api.with_backups(backups));
         seed::seed(&api, address.port()).await?;
         seed::publish(&api, &own_addresses(flags, address), address.port()).await?;
         nodes.publish(&join_addresses(flags, address)).await?;

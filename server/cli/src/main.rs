@@ -4,6 +4,7 @@
 //! 3 no server (or agent) can be reached.
 
 mod apply;
+mod backup;
 mod client;
 mod config;
 mod discovery;
@@ -43,6 +44,9 @@ enum Command {
     Status(status::Status),
     Ps(node::Ps),
     Token(token::Token),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    RotateKey(backup::RotateKey),
     Kubeconfig(Kubeconfig),
     Version(Version),
 }
@@ -89,6 +93,9 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Logs(logs) => logs.run(&connect()?),
         Command::Status(status) => status.run(&connect()?),
         Command::Ps(ps) => ps.run(),
+        Command::Backup(backup) => backup.run(&connect()?),
+        Command::Restore(restore) => restore.run(),
+        Command::RotateKey(rotate) => rotate.run(),
         Command::Token(token) => token.run(&connect()?),
         Command::Kubeconfig(Kubeconfig { server }) => {
             output::print(&config::flattened(config::load(kubeconfig.as_deref())?, server))

@@ -70,7 +70,7 @@ impl Api {
             Route::Root => reply::value(StatusCode::OK, &paths()),
             Route::OpenApiV2 => openapi::v2(wish)?,
             Route::OpenApiV3(of) => openapi::v3(*of, wish)?,
-            Route::Object(_) => return Err(Status::no_such_path()),
+            Route::Backup | Route::Object(_) => return Err(Status::no_such_path()),
         })
     }
 

@@ -49,6 +49,7 @@ async fn answer(api: &Api, client: &Client, request: Request<Incoming>) -> Resul
     };
     match route {
         Route::Object(target) => object(api, client, target, request).await,
+        Route::Backup => api.backup(client, request).await,
         route => {
             documents::authorize(&client.who, &route, request.method(), &path)?;
             let headers = request.headers();
@@ -96,7 +97,7 @@ async fn object(api: &Api, client: &Client, target: Target, mut request: Request
 const DRAIN: usize = 4 * MAX_BODY;
 
 /// Reads a body within its bounds of size and time.
-async fn read(request: Request<Incoming>) -> Result<Bytes, Status> {
+pub async fn read(request: Request<Incoming>) -> Result<Bytes, Status> {
     let announced = header(request.headers(), CONTENT_LENGTH).and_then(|l| l.parse::<usize>().ok());
     if request.body().is_end_stream() {
         return Ok(Bytes::new());

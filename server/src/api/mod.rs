@@ -6,6 +6,7 @@
 
 mod accept;
 pub mod authz;
+pub mod backup;
 mod body;
 mod discovery;
 mod documents;
@@ -40,6 +41,7 @@ use serde_json::Value;
 
 use crate::kinds::View;
 use authz::{Attributes, Bindings};
+use backup::Backups;
 use stream::NodeStreams;
 use watch::Hub;
 use write::Writer;
@@ -68,6 +70,7 @@ pub struct Api {
     writer: Writer,
     nodes: Arc<dyn NodeStreams>,
     config: Config,
+    backups: Option<Arc<dyn Backups>>,
 }
 
 impl Api {
@@ -78,7 +81,13 @@ impl Api {
             random: config.random.clone(),
             service_cidr: config.service_cidr,
         };
-        Api { hub: Hub::new(&*store), store, writer, nodes, config }
+        Api { hub: Hub::new(&*store), store, writer, nodes, config, backups: None }
+    }
+
+    /// With backups to be had.
+    pub fn with_backups(mut self, backups: Arc<dyn Backups>) -> Api {
+        self.backups = Some(backups);
+        self
     }
 
     /// Hands changes to watchers and removes old Events, for ever. Runs once.

@@ -21,6 +21,8 @@ pub enum Route {
     /// `/healthz`, `/readyz`, `/livez`, with or without a single check's name.
     Health,
     Root,
+    /// A copy of everything.
+    Backup,
     Object(Target),
 }
 
@@ -64,6 +66,7 @@ pub fn parse(path: &str) -> Option<Route> {
         ["apis"] => Some(Route::Groups),
         ["version"] => Some(Route::Version),
         ["healthz" | "readyz" | "livez"] | ["healthz" | "readyz" | "livez", "ping"] => Some(Route::Health),
+        ["coracle", "v1", "backup"] => Some(Route::Backup),
         ["openapi", "v2"] => Some(Route::OpenApiV2),
         ["openapi", "v3"] => Some(Route::OpenApiV3(None)),
         ["openapi", "v3", "api", version] => known("", version).map(|gv| Route::OpenApiV3(Some(gv))),
@@ -146,6 +149,7 @@ mod tests {
         check("/apis/apps/v1", "Some(Resources(\"apps\", \"v1\"))");
         check("/openapi/v3/apis/apps/v1", "Some(OpenApiV3(Some((\"apps\", \"v1\"))))");
         check("/readyz", "Some(Health)");
+        check(crate::api::backup::PATH, "Some(Backup)");
     }
 
     #[test]

@@ -53,6 +53,18 @@ pub struct Flags {
     #[argh(option)]
     pub fault: Vec<String>,
 
+    /// put this backup into the empty --state, with --key, and end (what `coracle restore` does)
+    #[argh(option)]
+    pub restore: Option<PathBuf>,
+
+    /// the secret.key of the day of the backup
+    #[argh(option)]
+    pub key: Option<PathBuf>,
+
+    /// encrypt everything in --state with a new secret.key, and end (what `coracle rotate-key` does)
+    #[argh(switch)]
+    pub rotate_key: bool,
+
     /// for the server's own use: read the checkpoint in this directory to standard output
     #[argh(option, hidden_help)]
     pub read_checkpoint: Option<PathBuf>,

@@ -272,6 +272,50 @@ impl Pki {
     }
 }
 
+/// What makes a cluster this cluster, and is in every backup: by it nodes know their server again.
+/// Certificates that follow from it are made anew.
+const IDENTITY: [(&str, Access); 4] = [
+    ("cluster-id", Access::Public),
+    ("quic.key", Access::Secret),
+    ("ca.key", Access::Secret),
+    ("ca.crt", Access::Public),
+];
+
+/// The files of the cluster's identity, by name.
+pub fn backup(state: &Path) -> Result<Vec<(String, Vec<u8>)>, PkiError> {
+    let mut found = Vec::new();
+    for (name, _) in IDENTITY {
+        let path = state.join("pki").join(name);
+        if let Some(bytes) = files::read(&path).map_err(|source| PkiError::Io { path, source })? {
+            found.push((name.to_owned(), bytes));
+        }
+    }
+    Ok(found)
+}
+
+/// Puts the files of a backup back; another cluster's are not overwritten.
+pub fn restore(state: &Path, backup: &[(String, Vec<u8>)]) -> Result<(), PkiError> {
+    let dir = state.join("pki");
+    files::create_dir(&dir).map_err(|source| PkiError::Io { path: dir.clone(), source })?;
+    let named = IDENTITY.iter().filter_map(|(name, access)| {
+        let (_, bytes) = backup.iter().find(|(known, _)| known == name)?;
+        Some((dir.join(name), bytes, *access))
+    });
+    for (path, bytes, access) in named {
+        let io = |source| PkiError::Io { path: path.clone(), source };
+        match files::read(&path).map_err(io)? {
+            Some(present) if present != *bytes && !path.ends_with("quic.key") => {
+                return Err(PkiError::Corrupt {
+                    path,
+                    reason: "is not the backup's: another cluster lives here".into(),
+                });
+            }
+            _ => files::write_if_changed(&path, bytes, access).map_err(io)?,
+        }
+    }
+    Ok(())
+}
+
 /// The fingerprint of the key in a certificate signing request.
 pub fn request_key(csr: &[u8]) -> Result<Fingerprint, PkiError> {
     use x509_parser::prelude::FromDer;

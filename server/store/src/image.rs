@@ -96,6 +96,16 @@ impl Image {
         )
     }
 
+    /// Everything, in the order of keys.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (Key, &Row)> {
+        self.tables.values().flat_map(|table| {
+            table.rows.iter().map(|(key, row)| {
+                let (namespace, name) = (key.namespace.clone(), key.name.clone());
+                (Key { resource: table.resource.clone(), namespace, name }, row)
+            })
+        })
+    }
+
     pub(crate) fn get(&self, key: &Key) -> Option<Item> {
         Some(self.row(key)?.item(key.clone()))
     }

@@ -7,6 +7,7 @@
 //! Objects are bytes: compact JSON in the storage version of their kind, without `apiVersion` and
 //! `metadata.resourceVersion`, which the API splices in on output. The store never parses them.
 
+pub mod backup;
 pub mod embedded;
 mod history;
 mod image;

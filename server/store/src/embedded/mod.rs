@@ -4,18 +4,20 @@
 //! checkpoint), `secret.key` (what Secrets are encrypted with; keep a copy of it apart from
 //! backups), `reserve` (space for deletes on a full disk) and `lock`.
 
-mod checkpoint;
-mod codec;
+pub(crate) mod build;
+pub(crate) mod checkpoint;
+pub(crate) mod codec;
 mod digest;
 mod dirty;
 pub mod disk;
 mod group;
 mod journal;
 mod load;
-mod open;
+pub(crate) mod open;
 pub mod reader;
 mod reply;
-mod seal;
+mod rotate;
+pub(crate) mod seal;
 mod space;
 mod writer;
 mod xxh64;
@@ -28,10 +30,14 @@ use std::thread::JoinHandle;
 
 use async_channel::Sender;
 
-use self::disk::{Disk, LocalDisk, LocalError};
+pub use self::build::settle;
+use self::disk::Disk;
 use self::reader::Reader;
 use self::reply::reply;
+pub use self::rotate::rotate_key;
+use self::seal::Sealer;
 use self::writer::{Submission, Writer};
+use crate::backup::Snapshot;
 use crate::visible::Visible;
 use crate::{
     BoxFuture, Clock, Commit, CommitError, Event, HistoryError, Item, Key, Page, Range, Revision, Store, StoreId,
@@ -121,6 +127,7 @@ impl std::error::Error for OpenError {
 /// The embedded store. Dropping it finishes what is queued.
 pub struct Embedded {
     id: StoreId,
+    sealer: Arc<Sealer>,
     visible: Arc<Visible>,
     queue: Sender<Submission>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -129,19 +136,13 @@ pub struct Embedded {
 impl Embedded {
     /// Opens the store in a directory, or makes one there.
     pub fn open(directory: &Path, options: Options) -> Result<Embedded, OpenError> {
-        let disk = LocalDisk::open(directory).map_err(|error| match error {
-            LocalError::Locked => OpenError::Locked,
-            LocalError::Io(source) => {
-                OpenError::Io { file: directory.display().to_string(), what: "making and locking it", source }
-            }
-        })?;
-        Embedded::open_on(Arc::new(disk), options)
+        Embedded::open_on(build::lock(directory)?, options)
     }
 
     /// Opens the store on any bottom layer.
     pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<Embedded, OpenError> {
         let opened = open::open(disk, &options)?;
-        let id = opened.meta.id;
+        let (id, sealer) = (opened.meta.id, opened.base.sealer.clone());
         let visible = Arc::new(Visible::new(opened.image));
         let (queue, receiver) = async_channel::bounded(QUEUE);
         let writer = Writer::new(
@@ -159,7 +160,14 @@ impl Embedded {
             what: "starting the writer's thread",
             source,
         })?;
-        Ok(Embedded { id, visible, queue, writer: Mutex::new(Some(writer)) })
+        Ok(Embedded { id, sealer, visible, queue, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Everything as it is now, to be written somewhere; `files` ride along, sealed.
+    pub fn snapshot(&self, files: &[(String, Vec<u8>)]) -> Snapshot {
+        let image = self.visible.read();
+        let rows = image.rows().map(|(key, row)| (key, row.clone())).collect();
+        Snapshot::new(self.id, image.revision(), self.sealer.clone(), rows, files)
     }
 
     /// Refuses new commits, finishes the queued ones and waits for the writer. Blocks.

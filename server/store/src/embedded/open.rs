@@ -112,7 +112,7 @@ fn create(disk: &Arc<dyn Disk>, options: &Options, random: &SystemRandom) -> Res
     }
     let sealer = match read_key(&**disk)? {
         Some(sealer) => sealer,
-        None => write_key(&**disk, random)?,
+        None => new_key(&**disk, random)?,
     };
     let mut uuid = [0; 16];
     random.fill(&mut uuid).map_err(|_| io_error(KEY_FILE, "drawing random bytes", io::Error::other("none")))?;
@@ -125,7 +125,7 @@ fn create(disk: &Arc<dyn Disk>, options: &Options, random: &SystemRandom) -> Res
     checkpoint::create(&**disk, &meta).map_err(checkpoint_error)
 }
 
-fn random_u64() -> io::Result<u64> {
+pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("the system gives no randomness"))?;
     Ok(u64::from_le_bytes(bytes))
@@ -138,9 +138,14 @@ pub(crate) fn read_key(disk: &dyn Disk) -> Result<Option<Sealer>, OpenError> {
     let length = file.length().map_err(io_error)?.min(256);
     let mut text = vec![0; length as usize];
     file.read(0, &mut text).map_err(io_error)?;
-    let text = text.trim_ascii_end();
-    let key = (text.len() == 2 * KEY_BYTES).then(|| decode_hex(text)).flatten();
+    let key = parse_key(&text);
     key.map(|key| Some(Sealer::new(&key))).ok_or_else(|| damaged(KEY_FILE, "it is not 64 hexadecimal digits"))
+}
+
+/// The key in the text of a secret.key.
+pub(crate) fn parse_key(text: &[u8]) -> Option<[u8; KEY_BYTES]> {
+    let text = text.trim_ascii_end();
+    (text.len() == 2 * KEY_BYTES).then(|| decode_hex(text)).flatten()
 }
 
 fn decode_hex(text: &[u8]) -> Option<[u8; KEY_BYTES]> {
@@ -152,9 +157,14 @@ fn decode_hex(text: &[u8]) -> Option<[u8; KEY_BYTES]> {
     Some(key)
 }
 
-fn write_key(disk: &dyn Disk, random: &SystemRandom) -> Result<Sealer, OpenError> {
+fn new_key(disk: &dyn Disk, random: &SystemRandom) -> Result<Sealer, OpenError> {
     let mut key = [0; KEY_BYTES];
     random.fill(&mut key).map_err(|_| io_error(KEY_FILE, "drawing random bytes", io::Error::other("none")))?;
+    write_key(disk, &key)?;
+    Ok(Sealer::new(&key))
+}
+
+pub(crate) fn write_key(disk: &dyn Disk, key: &[u8; KEY_BYTES]) -> Result<(), OpenError> {
     let mut text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
     let write = || {
@@ -165,8 +175,7 @@ fn write_key(disk: &dyn Disk, random: &SystemRandom) -> Result<Sealer, OpenError
         disk.rename(NEW_KEY_FILE, KEY_FILE)?;
         disk.sync_names()
     };
-    write().map_err(|error| io_error(KEY_FILE, "writing", error))?;
-    Ok(Sealer::new(&key))
+    write().map_err(|error| io_error(KEY_FILE, "writing", error))
 }
 
 /// Full segments (with where their last frame began), files that are free, and the newest segment.

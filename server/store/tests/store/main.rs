@@ -1,5 +1,6 @@
 //! The store's tests: one suite over every backend, and what only the embedded one promises.
 
+mod backup;
 mod crash;
 mod embedded;
 mod flips;
