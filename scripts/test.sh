@@ -82,6 +82,7 @@ machines_prepare() {
 run_tests "unit and node tests" cargo test --locked --workspace --exclude coracle-tests --features faults --no-fail-fast
 run_tests "shape of the source" cargo test --locked -p coracle-tests --features faults --test tidy
 run_tests "session over loopback" cargo test --locked -p coracle-tests --features faults --test link
+run_tests "the ledger on a failing disk" cargo test --locked -p coracle-tests --features faults --test ledger
 run_tests "simulator" cargo test --locked -p coracle-tests --features faults --test sim -- --nocapture
 if [ $mode = all ]; then
   cluster_up

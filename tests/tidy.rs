@@ -246,3 +246,27 @@ fn nothing_is_left_unfinished() {
     }
     report("unfinished code", &found);
 }
+
+/// Formats of earlier releases are never changed, and none goes missing: a new one is added to the list
+/// (`cd tests/golden && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS`).
+#[test]
+fn golden_files_are_what_they_were() {
+    let golden = root().join("tests/golden");
+    let listed = fs::read_to_string(golden.join("SHA256SUMS")).expect("the list of golden files");
+    let mut names: Vec<&str> = listed.lines().filter_map(|line| line.split("  ").nth(1)).collect();
+    names.sort_unstable();
+    let found = std::process::Command::new("find")
+        .args([".", "-type", "f", "!", "-name", "SHA256SUMS"])
+        .current_dir(&golden)
+        .output();
+    let found = String::from_utf8(found.expect("find").stdout).expect("UTF-8 names");
+    let mut there: Vec<&str> = found.lines().collect();
+    there.sort_unstable();
+    assert_eq!(there, names, "golden files and their list");
+    let check = std::process::Command::new("sha256sum")
+        .args(["--check", "--quiet", "SHA256SUMS"])
+        .current_dir(&golden)
+        .output();
+    let check = check.expect("sha256sum");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use argh::FromArgs;
 use async_signal::{Signal, Signals};
 use coracle_agent::identity::Identity;
-use coracle_agent::ledger::{CHECK_COMMAND, check_file};
+use coracle_agent::ledger::{CHECK_COMMAND, check_file, confine_check};
 use coracle_agent::link::{Link, Newcomer, join};
 use coracle_agent::node::run::{Options, Uplink, run};
 use coracle_agent::report::node::architecture;
@@ -93,10 +93,11 @@ fn answer_names(words: impl Iterator<Item = String>) -> ExitCode {
 
 fn check_ledger(mut words: impl Iterator<Item = String>) -> ExitCode {
     let (Some(file), Some(key)) = (words.next(), words.next()) else { return ExitCode::from(REFUSED) };
-    match check_file(file.as_ref(), key.as_ref()) {
+    let checked = confine_check().map_err(|e| format!("confining the check: {e}"));
+    match checked.and_then(|()| check_file(file.as_ref(), key.as_ref()).map_err(|e| e.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("{e}");
+        Err(why) => {
+            eprintln!("{why}");
             ExitCode::FAILURE
         }
     }

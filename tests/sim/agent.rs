@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use async_channel::Receiver;
 use coracle_agent::ledger::{Book, Keeper, Ledger, LedgerError, Publication, Seal};
@@ -77,12 +78,12 @@ impl Agent {
     /// Starts as the program does: ledger, book, what runs, then the desired set.
     pub fn start(
         (index, node): (usize, &str),
-        disk: &SimDisk,
+        disk: SimLedger,
         store: Option<StoreUuid>,
         found: BTreeMap<PodUid, Found>,
         (incarnation, now): (u64, u64),
     ) -> Result<Agent, LedgerError> {
-        let ledger = Ledger::open(SimLedger(disk.clone()), Seal::new(&[3; 32]))?;
+        let ledger = Ledger::open(disk, Seal::new(&[3; 32]))?;
         let (book, _) = Book::new(ledger.read()?, Default::default());
         let (sender, published) = async_channel::unbounded();
         let mut agent = Agent {
@@ -229,7 +230,8 @@ impl Agent {
 /// Whether what surely survives a power cut at this moment holds the pod; the error says what is there.
 pub fn survives(disk: &SimDisk, uid: &PodUid) -> Result<(), String> {
     let disk = disk.after_cut(crate::disk::Survives::Nothing, 0);
-    let ledger = Ledger::open(SimLedger(disk), Seal::new(&[3; 32])).map_err(|error| error.to_string())?;
+    let ledger =
+        Ledger::open(SimLedger::new(disk, Arc::default()), Seal::new(&[3; 32])).map_err(|error| error.to_string())?;
     let contents = ledger.read().map_err(|error| error.to_string())?;
     let held: Vec<String> = contents.items.into_keys().map(|(_, id)| id.0).collect();
     match held.iter().any(|id| id.strip_prefix("pod/") == Some(&uid.0)) {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coracle_agent::ledger::Disk as LedgerDisk;
 use coracle_store::embedded::disk::{Access, Disk, File};
@@ -13,7 +14,18 @@ const FILE: &str = "ledger.redb";
 
 /// A file on the simulated disk.
 #[derive(Clone)]
-pub struct SimLedger(pub SimDisk);
+pub struct SimLedger {
+    disk: SimDisk,
+    /// A sync failed since the power came: the mark outlives the process, as a file's name does.
+    doubted: Arc<AtomicBool>,
+}
+
+impl SimLedger {
+    /// `doubted` as it was left by the agent before, unless the power was cut.
+    pub fn new(disk: SimDisk, doubted: Arc<AtomicBool>) -> SimLedger {
+        SimLedger { disk, doubted }
+    }
+}
 
 impl std::fmt::Debug for SimLedger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,15 +45,28 @@ impl LedgerDisk for SimLedger {
     type Backend = Backend;
 
     fn open(&self) -> io::Result<Backend> {
-        let file = match self.0.open(FILE, Access::Cached)? {
+        let file = match self.disk.open(FILE, Access::Cached)? {
             Some(file) => file,
             None => {
-                let file = self.0.create(FILE, Access::Cached)?;
-                self.0.sync_names()?;
+                let file = self.disk.create(FILE, Access::Cached)?;
+                self.disk.sync_names()?;
                 file
             }
         };
         Ok(Backend(file))
+    }
+
+    fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    fn doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    fn trust(&self) -> io::Result<()> {
+        self.doubted.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 

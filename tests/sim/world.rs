@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use coracle_agent::reconcile::fleet::{Job, Outcome};
 use coracle_shared::desired::SetKind;
@@ -13,6 +15,7 @@ use crate::check::Mirror;
 use crate::clock::Virtual;
 use crate::disk::{Fault, Random, SimDisk, Survives};
 use crate::faults::{Kind, Struck};
+use crate::ledger::SimLedger;
 use crate::link::{IDLE, Links, Side};
 use crate::runtime::Runtime;
 use crate::server::{self, Server, Task};
@@ -48,6 +51,8 @@ pub enum Event {
 pub struct Host {
     pub name: String,
     pub disk: SimDisk,
+    /// Its ledger had a failed sync.
+    pub doubted: Arc<AtomicBool>,
     pub runtime: Runtime,
     pub store: Option<StoreUuid>,
     pub agent: Option<Agent>,
@@ -93,6 +98,7 @@ impl World {
         let host = |index: usize| Host {
             name: format!("n{index}"),
             disk: SimDisk::new(seed ^ (index as u64 + 1) << 32),
+            doubted: Arc::default(),
             runtime: Runtime::default(),
             store: None,
             agent: None,
@@ -403,8 +409,9 @@ impl World {
         host.starts += 1;
         host.ticks.clear();
         let found = host.runtime.found();
-        let started = Agent::start((node, &host.name), &host.disk, host.store, found, (host.starts, now))
-            .expect("the ledger opens");
+        let ledger = SimLedger::new(host.disk.clone(), host.doubted.clone());
+        let started =
+            Agent::start((node, &host.name), ledger, host.store, found, (host.starts, now)).expect("the ledger opens");
         for set in [SetKind::Node, SetKind::Shared] {
             let held = started.keeper.book().head(set).generation;
             let took = host.took.get(&set).copied().unwrap_or_default();
@@ -452,6 +459,7 @@ impl World {
     pub fn cut_power(&mut self, node: usize) {
         self.say(|| format!("n{node} loses its power"));
         self.kill_agent(node, Survives::Any);
+        self.hosts[node].doubted = Arc::default();
         self.hosts[node].runtime.power_cut();
     }
 

@@ -138,6 +138,22 @@ impl Book {
         publication
     }
 
+    /// Takes in what the disk turned out to hold after an error. Nothing goes by it: what was to go
+    /// went when it was said.
+    pub fn adopt(&mut self, found: Contents) -> Publication {
+        let differs = |set: SetKind, id: &ItemId, hash: &Digest| {
+            self.items[set as usize].get(id).is_none_or(|held| held.hash != *hash)
+        };
+        let items = found.items.into_iter().filter(|((set, id), (hash, _))| differs(*set, id, hash));
+        self.publish(Change {
+            store: found.store,
+            heads: vec![(SetKind::Node, found.node), (SetKind::Shared, found.shared)],
+            puts: items.map(|((set, id), (hash, body))| (set, Item { id, hash, body })).collect(),
+            ended: found.ended.into_values().collect(),
+            ..Change::default()
+        })
+    }
+
     fn put(&mut self, set: SetKind, item: Item, publication: &mut Publication) {
         let what = match codec::decode_body(&item.body) {
             Ok(body) => self.read(body),

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_channel::Sender;
-use coracle_shared::codec;
-use coracle_shared::desired::{Body, Item, ItemId, SetKind};
+use coracle_shared::desired::{Item, ItemId, SetKind};
 use coracle_shared::digest;
 use coracle_shared::fault;
 use coracle_shared::ids::Digest;
@@ -113,12 +112,14 @@ impl<D: Disk + Send + 'static> Keeper<D> {
         let written = ledger.commit(&change);
         *lock(&self.shared.failing) = written.as_ref().err().map(ToString::to_string);
         fault::crash("publish-crash");
-        let change = match &written {
-            Ok(()) => change,
-            // Stopping never waits for a disk; starting does.
-            Err(_) => removals(change),
+        let change = if written.is_ok() { change } else { change.removals() };
+        let publication = {
+            let mut book = lock(&self.shared.book);
+            // What failed before may have got to the disk after all: it is there, so it is true.
+            let mut publication = ledger.take_found().map(|found| book.adopt(found)).unwrap_or_default();
+            publication.merge(book.publish(change));
+            publication
         };
-        let publication = lock(&self.shared.book).publish(change);
         drop(ledger);
         // The receiver lives as long as the agent; at its end nobody acts any more.
         let _ = self.shared.published.send_blocking(publication);
@@ -145,17 +146,6 @@ impl<D: Disk + Send + 'static> Keeper<D> {
     fn digest(&self, set: SetKind) -> Digest {
         let index = self.book().index(set);
         digest::of_set(index.iter().map(|(id, hash)| (id, hash)))
-    }
-}
-
-/// What of a change is acted on although it could not be written: what goes, and what is to stop.
-fn removals(change: Change) -> Change {
-    let stops = |item: &Item| matches!(codec::decode_body(&item.body), Ok(Body::Pod(pod)) if pod.stop.is_some());
-    Change {
-        puts: change.puts.into_iter().filter(|(_, item)| stops(item)).collect(),
-        deletes: change.deletes,
-        forget: change.forget,
-        ..Change::default()
     }
 }
 

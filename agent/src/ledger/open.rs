@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 use super::{Contents, FileDisk, Ledger, LedgerError, Seal};
 
 /// The hidden subcommand with which the agent's own program tries a ledger: `check-ledger FILE KEY`.
@@ -17,6 +19,23 @@ pub struct Opened {
     pub contents: Contents,
     /// The former file did not open and was moved here: the server refills the new one.
     pub moved_aside: Option<(PathBuf, String)>,
+}
+
+/// Processor time after which the child is ended, in seconds: a ledger is read in a fraction of one,
+/// and a bent page can send its reader round in circles.
+const CHECK_SECONDS: u64 = 60;
+/// Address space of the child: a bent length must not drive a small board out of memory.
+const CHECK_BYTES: u64 = 512 << 20;
+
+/// What the child does first: whatever is in the file, it ends.
+///
+/// # Errors
+/// The kernel refuses the limits.
+pub fn confine_check() -> io::Result<()> {
+    let at_most = |most| Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(Resource::Cpu, at_most(CHECK_SECONDS))?;
+    setrlimit(Resource::As, at_most(CHECK_BYTES))?;
+    Ok(())
 }
 
 /// What the child does: opens, reads everything, closes.

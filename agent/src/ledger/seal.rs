@@ -12,6 +12,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 /// Bytes of the key file.
 const KEY_BYTES: usize = 32;
 
+/// Bytes of the tag at the end of each sealed record: it depends on everything in it and its name.
+pub(super) const TAG_LEN: usize = 16;
+
 /// A record that is not this node's, or was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealError;

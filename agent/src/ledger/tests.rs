@@ -23,6 +23,7 @@ struct Platter {
     /// Operations left until everything fails.
     fuel: Option<u64>,
     full: bool,
+    doubted: bool,
     writes: u64,
 }
 
@@ -78,6 +79,19 @@ impl Disk for FakeDisk {
 
     fn release_reserve(&self) {
         self.with(|p| p.full = false);
+    }
+
+    fn doubt(&self) {
+        self.with(|p| p.doubted = true);
+    }
+
+    fn doubted(&self) -> bool {
+        self.with(|p| p.doubted)
+    }
+
+    fn trust(&self) -> io::Result<()> {
+        self.with(|p| p.doubted = false);
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ mod embedded;
 mod flips;
 mod golden;
 mod model;
+#[allow(dead_code, reason = "the simulator uses the rest of it")]
 mod sim;
 mod suite;
 

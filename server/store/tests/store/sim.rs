@@ -151,6 +151,14 @@ impl SimDisk {
         state.names.values().any(|inode| state.inodes[inode].now.windows(needle.len()).any(|w| w == needle))
     }
 
+    /// The disk as the next process finds it when this one is killed: nothing is lost, nothing more is
+    /// synced, and what the process still tries goes elsewhere.
+    pub fn after_kill(&self) -> SimDisk {
+        let disk = SimDisk(Arc::new(Mutex::new(self.lock().clone())));
+        disk.heal();
+        disk
+    }
+
     /// The disk as it is found after the power went now.
     pub fn after_cut(&self, survives: Survives, seed: u64) -> SimDisk {
         let state = self.lock();
