@@ -22,7 +22,7 @@ section() { printf '\n==== %s (%d s)\n' "$1" $SECONDS; }
 
 section "packages"
 [ "$(id -u)" = 0 ] || die "the tests make namespaces, cgroups and mounts: run them as root"
-install_packages gcc libc6-dev ca-certificates iproute2 nftables busybox-static skopeo umoci docker-registry xz-utils tar gzip procps
+install_packages gcc libc6-dev ca-certificates iproute2 nftables busybox-static skopeo umoci docker-registry xz-utils tar gzip procps e2fsprogs util-linux
 need_rust
 
 section "format and lints"
@@ -87,7 +87,7 @@ run_tests "simulator" cargo test --locked -p coracle-tests --features faults --t
 if [ $mode = all ]; then
   cluster_up
   run_tests "clients and workloads" cargo test --locked -p coracle-tests --features faults --no-fail-fast --test clients --test workloads -- --test-threads=4
-  run_tests "faults" cargo test --locked -p coracle-tests --features faults --test faults -- --test-threads=1
+  run_tests "faults" cargo test --locked -p coracle-tests --features faults --no-fail-fast --test faults --test server -- --test-threads=1
   cluster_down
   machines_prepare
   # One machine at a time; each ends with its test. The bound is for machines that emulate many times slower.

@@ -221,7 +221,7 @@ fn zombie(pid: u32) -> bool {
 
 /// Polls what no event tells from outside; fails when it does not come.
 #[track_caller]
-pub fn until(what: &str, holds: impl Fn() -> bool) {
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -235,7 +235,7 @@ pub fn run_words(words: &[&str]) -> Output {
     run(command, "")
 }
 
-fn run(mut command: Command, input: &str) -> Output {
+pub(crate) fn run(mut command: Command, input: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
