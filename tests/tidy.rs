@@ -248,7 +248,7 @@ fn nothing_is_left_unfinished() {
 }
 
 /// Formats of earlier releases are never changed, and none goes missing: a new one is added to the list
-/// (`cd tests/golden && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS`).
+/// (`cd tests/golden && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum > SHA256SUMS`).
 #[test]
 fn golden_files_are_what_they_were() {
     let golden = root().join("tests/golden");
