@@ -202,6 +202,12 @@ impl Volumes {
         self.memory.join(&uid.0)
     }
 
+    /// The pods that have a directory on disk.
+    pub fn pods(&self) -> Vec<PodUid> {
+        let entries = fs::read_dir(&self.state).into_iter().flatten().flatten();
+        entries.filter_map(|e| Some(PodUid(e.file_name().to_str()?.to_owned()))).collect()
+    }
+
     /// Where a volume is to be mounted from.
     pub fn source(&self, uid: &PodUid, name: &str, volume: &Volume) -> PathBuf {
         match volume {
@@ -246,12 +252,18 @@ impl Volumes {
         }
         for dir in [memory, self.on_disk(uid)] {
             match fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => errors.push(format!("{}: {e}", dir.display())),
+                Err(e) if !is_gone(&e) => errors.push(format!("{}: {e}", dir.display())),
                 _ => {}
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
     }
+}
+
+/// Nothing is there, or it lies on a card that has become read-only: a pod's removal does not wait for
+/// a new card, and the next start on a sound one takes the rest away.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn make_empty(path: &Path, group: Option<u32>) -> io::Result<()> {

@@ -92,3 +92,111 @@ fn what_cannot_run_says_why() {
     all.iter().for_each(|name| agent.wait(name, ""));
     agent.stop();
 }
+
+/// Whether the node says this of itself.
+fn says(agent: &Agent, reason: &str) -> bool {
+    agent.wrong().iter().any(|c| c == reason)
+}
+
+#[test]
+fn a_full_card_and_one_that_cannot_be_written() {
+    if !inside("a_full_card_and_one_that_cannot_be_written") {
+        return;
+    }
+    let mut bed = Bed::new("card");
+    bed.insert_card(400);
+    let agent = bed.start();
+    let sleeper = |image: &str| {
+        json!({"terminationGracePeriodSeconds": 0, "volumes": [{"name": "e", "emptyDir": {}}],
+            "containers": [{"name": "c", "image": image, "command": ["/bin/sleep", "7654321"],
+                "volumeMounts": [{"name": "e", "mountPath": "/e"}]}]})
+    };
+    let pods = ["stays", "goes", "later"].map(|name| pod(name, sleeper(&bed.registry.image()), None));
+    bed.tell(&agent, &[node_config(), pods[0].clone(), pods[1].clone()], &[]);
+    agent.wait("stays", "Running c=Running");
+    agent.wait("goes", "Running c=Running");
+    assert!(!says(&agent, "DiskPressure/NodeHasDiskPressure"), "{:?}", agent.wrong());
+
+    // One pod fills the card to the last byte; the ledger's reserve is what is left.
+    let fill = "cat /dev/zero > /e/fill; echo $?";
+    let (said, _) = exec(&agent, "goes", "c", &["/bin/sh", "-c", fill], "");
+    assert!(said.contains("No space left"), "{said}");
+    assert!(says(&agent, "DiskPressure/NodeHasDiskPressure"));
+    let stopping = pod("goes", sleeper(&bed.registry.image()), Some(0));
+    bed.tell(&agent, &[stopping], &[]);
+    bed.tell(&agent, &[], &["pod/uid-goes"]);
+    agent.wait("goes", "");
+    eventually("its removal frees the space", || !says(&agent, "DiskPressure/NodeHasDiskPressure"));
+
+    // The kernel gives the card up after an error, and writes to it no more.
+    let state = bed.path("state");
+    command(&["mount", "-o", "remount,abort"], &[&state]);
+    eventually("the node says so", || says(&agent, "StateReadOnly/ReadOnlyFileSystem"));
+    let refused = bed.try_to_tell(&agent, &[pods[2].clone()], &[]).expect_err("nothing can be written");
+    assert!(refused.contains("ledger"), "{refused}");
+    assert!(says(&agent, "LedgerFailing/CannotPersist"));
+    assert_eq!(agent.shown("later"), "", "what cannot be remembered is not started");
+    assert_eq!(agent.shown("stays"), "Running c=Running");
+    bed.try_to_tell(&agent, &[], &["pod/uid-stays"]).expect_err("nothing can be written");
+    agent.wait("stays", "");
+    assert!(processes("sleep\x007654321").is_empty(), "it was removed all the same");
+    agent.stop();
+
+    // A person mends it. What it would not let go is taken away by the next start.
+    command(&["umount"], &[&state]);
+    // 1: it has mended something.
+    command(&["sh", "-c", "fsck.ext4 -p \"$0\" || [ $? = 1 ]"], &[&bed.path("card")]);
+    command(&["mount", "-o", "loop"], &[&bed.path("card"), &state]);
+    assert!(state.join("pods/uid-stays").exists(), "it is still there");
+    let agent = bed.start();
+    bed.tell(&agent, &[pods[2].clone()], &["pod/uid-stays"]);
+    agent.wait("later", "Running c=Running");
+    agent.wait("stays", "");
+    assert!(!state.join("pods/uid-stays").exists());
+    // Also what the other pod had filled, if its removal was lost with the card.
+    eventually("nothing is wrong", || agent.wrong().iter().all(|c| c.starts_with("RuntimeLimited")));
+    bed.tell(&agent, &[], &["pod/uid-later"]);
+    agent.wait("later", "");
+    agent.stop();
+    command(&["umount"], &[&state]);
+}
+
+#[test]
+fn a_pod_that_runs_once_does_not_run_again_after_a_reboot() {
+    if !inside("a_pod_that_runs_once_does_not_run_again_after_a_reboot") {
+        return;
+    }
+    let mut bed = Bed::new("once");
+    let agent = bed.start();
+    let image = bed.registry.image();
+    let host = bed.path("ran");
+    std::fs::create_dir(&host).expect("a directory");
+    let spec = |policy: &str| {
+        json!({"restartPolicy": policy, "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "h", "hostPath": {"path": host}}],
+            "containers": [{"name": "c", "image": image, "volumeMounts": [{"name": "h", "mountPath": "/h"}],
+                "command": ["/bin/sh", "-c", format!("echo ran >> /h/{policy}; exec sleep 6543210")]}]})
+    };
+    bed.tell(&agent, &[node_config(), pod("once", spec("Never"), None), pod("again", spec("Always"), None)], &[]);
+    agent.wait("once", "Running c=Running");
+    agent.wait("again", "Running c=Running");
+    let ran = |policy: &str| std::fs::read_to_string(host.join(policy)).unwrap_or_default().lines().count();
+    eventually("both run", || (ran("Never"), ran("Always")) == (1, 1));
+    agent.stop();
+    bed.reboot();
+    let agent = bed.start();
+    agent.wait("once", "Failed c=ContainerStatusUnknown");
+    agent.wait("again", "Running c=Running");
+    eventually("the other one runs again", || ran("Always") == 2);
+    assert_eq!(ran("Never"), 1);
+    // Known for good now.
+    agent.stop();
+    let agent = bed.start();
+    agent.wait("once", "Failed c=ContainerStatusUnknown");
+    bed.tell(&agent, &[], &["pod/uid-once", "pod/uid-again"]);
+    agent.wait("once", "");
+    agent.wait("again", "");
+    assert_eq!(ran("Never"), 1);
+    assert!(!bed.path("state/pods/uid-once").exists());
+    agent.stop();
+}

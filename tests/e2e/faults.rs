@@ -250,6 +250,56 @@ fn acknowledged_writes_survive_the_server() {
 }
 
 #[test]
+fn logs_have_no_gap_when_the_agent_dies() {
+    let _alone = alone();
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("talking");
+    let n = namespace.name.as_str();
+    let count = "i=0; while true; do echo $i; i=$((i+1)); usleep 5000; done";
+    cluster.apply(n, &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: talk}}\nspec:\n  nodeName: agent-1\n  terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: \"@IMAGE@\", command: [/bin/busybox, sh, -c, '{}']}}]\n", count.replace("usleep", "/bin/busybox usleep")));
+    cluster.phase(n, "talk", "Running");
+    let lines = || -> Vec<u64> {
+        let said = cluster.coracle(&["logs", "talk", "-n", n]);
+        said.out.lines().map(|l| l.parse().expect("a whole line")).collect()
+    };
+    until("it talks", || lines().len() > 50);
+    cluster.kill("agent-1");
+    cluster.up(&["--start", "agent-1"]).good();
+    let before = lines().len();
+    until("it talks on", || lines().len() > before + 50);
+    let lines = lines();
+    assert!(lines.windows(2).all(|w| w[1] == w[0] + 1), "a gap in {lines:?}");
+    assert_eq!(lines[0], 0);
+}
+
+#[test]
+fn a_pod_whose_pause_is_killed_starts_again() {
+    let _alone = alone();
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("pauseless");
+    let n = namespace.name.as_str();
+    cluster.apply(n, &pod_on("agent-1", "orphan", "none").replace("54321", "43210"));
+    cluster.phase(n, "orphan", "Running");
+    let own = || run_words(&["pgrep", "-f", "^sleep 43210$"]).out;
+    until("its program runs", || !own().is_empty());
+    let before = own();
+    let runtime = cluster.info["nodes"][0]["runtime_dir"].as_str().expect("a directory");
+    let socket = format!("{runtime}/agent.sock");
+    let ps = cluster.coracle(&["ps", "--socket", &socket, "-o", "json"]).good();
+    let ps: serde_json::Value = serde_json::from_str(&ps).expect("JSON");
+    let pod = ps["pods"].as_array().and_then(|p| p.iter().find(|p| p["name"] == "orphan")).expect("the pod").clone();
+    assert_eq!(pod["containers"][0]["pid"].to_string(), before.trim(), "ps names the container's process");
+    run_words(&["kill", "-KILL", &pod["pid"].to_string()]).good();
+    let pod = cluster.pod_until(n, "orphan", "a restart", |p| {
+        p["status"]["containerStatuses"][0]["restartCount"] == 1
+            && !p["status"]["containerStatuses"][0]["state"]["running"].is_null()
+    });
+    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
+    until("another process is in its place", || !own().is_empty() && own() != before);
+    assert_eq!(own().lines().count(), 1, "the old one ended with its pause");
+}
+
+#[test]
 fn a_killed_container_is_started_again() {
     let _alone = alone();
     let cluster = Cluster::get();

@@ -36,6 +36,7 @@ pub use dns::{NamesState, child_main};
 pub use error::NetworkError;
 pub use netlink::NetlinkError;
 pub use netns::enter;
+pub use nft::foreign::ForeignDrop;
 pub use node::Uplink;
 
 use dns::feed::{Feed, Process, quit_process};
@@ -242,6 +243,19 @@ impl Network {
             state.names = Some(started.map_err(|source| NetworkError::Io { what: "names".into(), source })?);
         }
         Ok(())
+    }
+
+    /// Chains of other programs that drop what goes between pods, with the network of all pods. Empty
+    /// before [`configure`](Self::configure).
+    ///
+    /// # Errors
+    /// The kernel does not say what there is.
+    pub fn foreign_drops(&self) -> Result<(Vec<ForeignDrop>, Option<Cidr>), NetworkError> {
+        let Some(pods) = self.state().node.as_ref().map(|(node, _)| node.cluster_cidr) else {
+            return Ok((Vec::new(), None));
+        };
+        let drops = Socket::netfilter().and_then(|mut socket| nft::foreign::drops(&mut socket, pods));
+        Ok((drops.map_err(NetworkError::link("list packet filters"))?, Some(pods)))
     }
 
     /// How the answering of names stands.

@@ -1,6 +1,6 @@
 //! Finding again what an earlier agent left running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coracle_shared::ids::PodUid;
@@ -44,7 +44,26 @@ impl Node {
                 live.sandbox = Some(sandbox);
             });
         }
+        let (own, there) = (Arc::clone(self), found.keys().cloned().collect::<BTreeSet<_>>());
+        let lost = self.blocking(move || {
+            own.sweep(&there);
+            own.lost_runs(&there)
+        });
+        found.extend(lost.await);
         Ok(found)
+    }
+
+    /// Removes directories of pods that nobody knows any more: of a removal that the card refused.
+    fn sweep(&self, there: &BTreeSet<PodUid>) {
+        let desired = self.keeper.book().pods();
+        if !desired.complete {
+            return;
+        }
+        for uid in self.volumes.pods().into_iter().filter(|u| !there.contains(u) && !desired.pods.contains_key(u)) {
+            if let Err(e) = self.erase(&uid) {
+                eprintln!("pod {uid}: what it left: {e}");
+            }
+        }
     }
 
     async fn describe(&self, sandbox: &Sandbox, info: SandboxInfo) -> Found {

@@ -8,7 +8,7 @@ use coracle_shared::report::Exit;
 use futures_lite::{AsyncReadExt, FutureExt};
 
 use super::Node;
-use super::start::signal_number;
+use super::start::{pod_resources, signal_number};
 use crate::fault;
 use crate::probes::Kind;
 use crate::probes::ask::{Question, ask, question};
@@ -124,7 +124,7 @@ fn sandbox_spec(job: &Job) -> SandboxSpec {
         host_ipc: spec.host_ipc,
         share_shm: spec.containers.len() > 1,
         sysctls: spec.security_context.sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
-        resources: runtime::Resources::default(),
+        resources: pod_resources(&job.view),
         note: super::adopt::note(&m.namespace, &m.name),
     }
 }

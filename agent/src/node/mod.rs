@@ -2,6 +2,8 @@
 //! runtime, network, images and volumes.
 
 mod adopt;
+mod begun;
+mod conditions;
 mod hands;
 mod prepare;
 pub mod run;

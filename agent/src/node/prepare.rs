@@ -252,6 +252,8 @@ impl Node {
             image_id: image.pinned.clone(),
             last: last.map(LastRun::from),
         };
+        let noted = self.note_begin(&job.view, i, &record);
+        noted.map_err(|e| create(&format!("note on disk that the container begins, which runs once at most: {e}")))?;
         self.note_run(job.uid(), &container.name, record).map_err(|e| create(&e))?;
         self.drop_old_logs(job.uid(), &container.name, job.attempt);
         Ok(spec)

@@ -15,6 +15,7 @@ use coracle_shared::ids::PodUid;
 use coracle_shared::report::{Condition, EventReport, PodReport};
 use futures_lite::FutureExt;
 
+use super::conditions;
 use super::socket::Desk;
 use super::turns::{Acting, Turns};
 use super::{Gates, Hands, Node, NodeStreams};
@@ -23,9 +24,8 @@ use crate::link::{BoxFuture, Desired, LinkState, Reporter, Streams};
 use crate::network::{Network, NetworkConfig};
 use crate::reconcile::driver::{Board, Clock, Driver, Input, Sink};
 use crate::reconcile::fleet::{Fleet, Found};
-use crate::reconcile::owner::QUARANTINED;
 use crate::reconcile::work::Work;
-use crate::report::node::{NodeFacts, disk, disk_pressure, observe};
+use crate::report::node::{NodeFacts, disk, observe};
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::volumes::Volumes;
 
@@ -153,10 +153,12 @@ pub fn run(
         // The link comes up first and on its own: nothing below can hold it up.
         let link = executor.spawn(link);
         let driver = executor.spawn(agent.clone().drive(work, arrived));
-        executor.spawn(agent.clone().herald(publications)).detach();
-        executor.spawn(agent.clone().keep_network(network_wanted)).detach();
-        executor.spawn(agent.clone().mind()).detach();
-        executor.spawn(agent.clone().listen(state)).detach();
+        let rooms = [
+            executor.spawn(agent.clone().herald(publications)),
+            executor.spawn(agent.clone().keep_network(network_wanted)),
+            executor.spawn(agent.clone().mind()),
+            executor.spawn(agent.clone().listen(state)),
+        ];
         ended.await;
         drop(link);
         agent.inputs.close();
@@ -164,6 +166,10 @@ pub fn run(
         if agent.node.get().is_some() {
             driver.await.close();
         }
+        for room in rooms {
+            room.cancel().await;
+        }
+        agent.let_go().await;
     }));
     agent.keeper.close();
     fs::write(&clean, b"").map_err(at(&clean))
@@ -231,6 +237,14 @@ impl Agent {
             desired: Box::new(move || keeper.book().pods()),
         };
         alone(driver, found).await
+    }
+
+    /// Ends what watches pods, so that nothing holds the node's directories any more.
+    async fn let_go(&self) {
+        let pods = self.node.get().map(|node| std::mem::take(&mut *node.pods()));
+        for watch in pods.into_iter().flatten().filter_map(|(_, live)| live.watch) {
+            watch.cancel().await;
+        }
     }
 
     /// Tries until the node's rooms are open; says why they are not.
@@ -357,33 +371,7 @@ impl Agent {
 
     fn report_node(&self) {
         let Some(node) = self.node.get() else { return };
-        let (free, total) = disk(&self.options.state).unwrap_or((0, 0));
-        let mut conditions = vec![disk_pressure(free, total)];
-        for (kind, reason) in [("MemoryPressure", "NodeHasSufficientMemory"), ("PIDPressure", "NodeHasSufficientPID")] {
-            conditions.push(Condition {
-                kind: kind.into(),
-                status: false,
-                reason: reason.into(),
-                message: "nothing is short".into(),
-            });
-        }
-        for finding in node.runtime.findings() {
-            conditions.push(Condition {
-                kind: "RuntimeLimited".into(),
-                status: true,
-                reason: "MissingFeature".into(),
-                message: format!("{}; {}", finding.what, finding.mend),
-            });
-        }
-        conditions.extend(quarantine(&self.board.read()));
-        if let Some(why) = self.keeper.failing() {
-            conditions.push(Condition {
-                kind: "LedgerFailing".into(),
-                status: true,
-                reason: "CannotPersist".into(),
-                message: format!("no pod can be started: {why}"),
-            });
-        }
+        let conditions = conditions::of(node, &self.board, &self.options.state);
         let addresses = node.network.uplink().map(|u| vec![u.address]).unwrap_or_default();
         let facts = NodeFacts { name: self.options.name.clone(), addresses, conditions, ..NodeFacts::default() };
         self.reporter.node(observe(Path::new("/"), &self.options.state, &facts));
@@ -438,27 +426,10 @@ impl Agent {
 
     async fn listen(self, link: Arc<dyn Fn() -> LinkState + Send + Sync>) {
         let path = self.options.runtime_dir.join("agent.sock");
-        let desk = Desk { name: self.options.name.clone(), node: self.node, board: self.board, link };
+        let state = self.options.state.clone();
+        let desk = Desk { name: self.options.name.clone(), state, node: self.node, board: self.board, link };
         if let Err(e) = desk.serve(&path, &self.executor).await {
             eprintln!("socket {}: {e}", path.display());
         }
     }
-}
-
-/// Names the pods that are left alone.
-fn quarantine(reports: &BTreeMap<PodUid, PodReport>) -> Option<Condition> {
-    // Enough to look at; the pods say it themselves.
-    const NAMED: usize = 5;
-    let held = || reports.values().filter(|r| r.reason == QUARANTINED);
-    let named: Vec<_> = held().take(NAMED).map(|r| format!("{}/{}", r.namespace, r.name)).collect();
-    (!named.is_empty()).then(|| Condition {
-        kind: "PodsQuarantined".into(),
-        status: true,
-        reason: "AgentCrashed".into(),
-        message: format!(
-            "the agent crashed twice over {} pods and leaves them alone: {}",
-            held().count(),
-            named.join(", ")
-        ),
-    })
 }

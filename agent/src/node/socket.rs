@@ -2,15 +2,16 @@
 //! server away.
 //!
 //! `{"command":"ps"}` → `{"pods":[{namespace, name, uid, phase, ip, pid, containers:[{name, state,
-//! restarts, image}]}]}`; `{"command":"status"}` → `{node, link, ledger}`.
+//! restarts, image, pid}]}]}`; `{"command":"status"}` → `{node, link, ledger,
+//! conditions:[{type, reason, message}]}`, of conditions what is wrong.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use coracle_shared::report::{ContainerReport, ContainerState, PodReport};
+use coracle_shared::report::{Condition, ContainerReport, ContainerState, PodReport};
 use futures_lite::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, io::BufReader};
 use serde_json::{Value, json};
 use smol::net::unix::{UnixListener, UnixStream};
@@ -18,6 +19,7 @@ use smol::net::unix::{UnixListener, UnixStream};
 use super::Node;
 use crate::link::LinkState;
 use crate::reconcile::driver::Board;
+use crate::runtime::{ContainerId, Sandbox};
 
 /// The longest question.
 const MAX_QUESTION: u64 = 4 << 10;
@@ -26,6 +28,8 @@ const MAX_QUESTION: u64 = 4 << 10;
 #[derive(Clone)]
 pub struct Desk {
     pub name: String,
+    /// The state directory, whose disk conditions tell of.
+    pub state: PathBuf,
     pub node: Arc<OnceLock<Arc<Node>>>,
     pub board: Board,
     pub link: Arc<dyn Fn() -> LinkState + Send + Sync>,
@@ -77,8 +81,8 @@ impl Desk {
     fn pods(&self) -> Vec<Value> {
         let node = self.node.get();
         let reports: Vec<PodReport> = self.board.read().values().cloned().collect();
-        let pid = |r: &PodReport| node.and_then(|n| n.sandbox(&r.uid)).filter(|s| s.is_alive()).map(|s| s.pid());
-        reports.iter().map(|r| pod(r, pid(r))).collect()
+        let sandbox = |r: &PodReport| node.and_then(|n| n.sandbox(&r.uid)).filter(Sandbox::is_alive);
+        reports.iter().map(|r| pod(r, sandbox(r).as_ref())).collect()
     }
 
     fn status(&self) -> Value {
@@ -87,20 +91,31 @@ impl Desk {
             LinkState::Connecting { last } => json!({"state": "connecting", "last": last}),
             LinkState::Refused { reason } => json!({"state": "refused", "reason": reason}),
         };
-        let failing = self.node.get().and_then(|n| n.keeper.failing());
-        json!({"node": self.name, "link": link, "ledger": failing.unwrap_or_else(|| "ok".into())})
+        let node = self.node.get();
+        let failing = node.and_then(|n| n.keeper.failing());
+        let conditions = node.map(|n| super::conditions::of(n, &self.board, &self.state)).unwrap_or_default();
+        let wrong = |c: &Condition| c.status.then(|| json!({"type": c.kind, "reason": c.reason, "message": c.message}));
+        let wrong: Vec<Value> = conditions.iter().filter_map(wrong).collect();
+        json!({"node": self.name, "link": link, "ledger": failing.unwrap_or_else(|| "ok".into()), "conditions": wrong})
     }
 }
 
-fn pod(r: &PodReport, pid: Option<u32>) -> Value {
-    let containers: Vec<Value> = r.init_containers.iter().chain(&r.containers).map(container).collect();
+fn pod(r: &PodReport, sandbox: Option<&Sandbox>) -> Value {
+    let first_pid = |c: &ContainerReport| {
+        let running = matches!(c.state, ContainerState::Running { .. });
+        let id = ContainerId { name: c.name.clone(), attempt: c.restart_count };
+        running.then(|| sandbox?.processes(&id).first().copied()).flatten()
+    };
+    let all = r.init_containers.iter().chain(&r.containers);
+    let containers: Vec<Value> = all.map(|c| container(c, first_pid(c))).collect();
+    let pid = sandbox.map(Sandbox::pid);
     json!({
         "namespace": r.namespace, "name": r.name, "uid": r.uid.0, "phase": format!("{:?}", r.phase),
         "ip": r.pod_ip.map(|ip| ip.to_string()), "ready": r.ready, "pid": pid, "containers": containers,
     })
 }
 
-fn container(c: &ContainerReport) -> Value {
+fn container(c: &ContainerReport, pid: Option<u32>) -> Value {
     let state = match &c.state {
         ContainerState::Running { .. } => "Running".to_owned(),
         ContainerState::Waiting { reason, .. } => reason.clone(),
@@ -116,7 +131,7 @@ fn container(c: &ContainerReport) -> Value {
         _ => message,
     };
     json!({
-        "name": c.name, "state": state, "restarts": c.restart_count, "image": c.image, "ready": c.ready,
+        "name": c.name, "state": state, "restarts": c.restart_count, "image": c.image, "ready": c.ready, "pid": pid,
         "exitCode": code, "message": message,
     })
 }

@@ -216,6 +216,34 @@ pub fn resources(container: &ContainerView) -> Result<Resources, String> {
     })
 }
 
+/// What the pod's own group may use, as the kubelet has it: the sum over its containers where each has
+/// that limit, or what the largest init container needs; sidecars count with both. No number of
+/// processes: each container has its own.
+pub fn pod_resources(view: &PodView) -> Resources {
+    let own: Vec<Resources> = view.containers().map(|c| resources(c).unwrap_or_default()).collect();
+    let total = |of: fn(&Resources) -> Option<u64>| {
+        let (mut sum, mut sidecars, mut largest_init) = (0_u64, 0_u64, 0_u64);
+        for (i, resources) in own.iter().enumerate() {
+            let one = of(resources)?;
+            if view.is_sidecar(i) {
+                sidecars += one;
+                largest_init = largest_init.max(sidecars);
+            } else if view.is_init(i) {
+                largest_init = largest_init.max(sidecars + one);
+            } else {
+                sum += one;
+            }
+        }
+        Some(largest_init.max(sidecars + sum))
+    };
+    Resources {
+        cpu_request_millis: own.iter().map(|r| r.cpu_request_millis).sum::<Option<u64>>(),
+        cpu_limit_millis: total(|r| r.cpu_limit_millis),
+        memory_limit_bytes: total(|r| r.memory_limit_bytes),
+        pids_limit: None,
+    }
+}
+
 /// CPU in thousandths, anything else in units. A request that is not there is as high as its limit.
 fn amount(container: &ContainerView, limit: bool, resource: &str) -> Result<Option<i64>, String> {
     let of = &container.resources;
@@ -325,6 +353,27 @@ mod tests {
         assert_eq!(got.memory_limit_bytes, Some(64 << 20));
         let view = pod(json!({"resources": {"limits": {"cpu": "lots"}}}));
         assert!(resources(&view.spec.containers[0]).is_err());
+    }
+
+    #[test]
+    fn a_pod_has_what_its_containers_have_together() {
+        let container = |name: &str, memory: &str, sidecar: bool| {
+            let mut c = json!({"name": name, "resources": {"limits": {"memory": memory}}});
+            if sidecar {
+                c["restartPolicy"] = "Always".into();
+            }
+            c
+        };
+        let check = |inits: Value, containers: Value, want: Option<u64>| {
+            let spec = json!({"metadata": {"name": "p"}, "spec": {"initContainers": inits, "containers": containers}});
+            let view: PodView = serde_json::from_value(spec).expect("a pod");
+            assert_eq!(pod_resources(&view).memory_limit_bytes.map(|b| b >> 20), want);
+        };
+        let two = json!([container("a", "10Mi", false), container("b", "20Mi", false)]);
+        check(json!([]), two.clone(), Some(30));
+        check(json!([container("i", "50Mi", false)]), two.clone(), Some(50));
+        check(json!([container("s", "5Mi", true), container("i", "50Mi", false)]), two.clone(), Some(55));
+        check(json!([]), json!([container("a", "10Mi", false), {"name": "b"}]), None);
     }
 
     #[test]

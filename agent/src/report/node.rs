@@ -69,7 +69,11 @@ fn capacity(meminfo: &str, state: &Path) -> Resources {
 
 /// `MemTotal` in bytes.
 fn memory_total(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    meminfo_bytes(meminfo, "MemTotal:")
+}
+
+fn meminfo_bytes(meminfo: &str, name: &str) -> u64 {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix(name));
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
@@ -96,6 +100,54 @@ pub fn disk_pressure(free: u64, total: u64) -> Condition {
     Condition { kind: "DiskPressure".into(), status, reason: reason.into(), message }
 }
 
+/// Below this share of available memory (in percent) the node says MemoryPressure.
+const MEMORY_PRESSURE_FREE: u64 = 5;
+/// Below this share of free process numbers (in percent) the node says PIDPressure.
+const PID_PRESSURE_FREE: u64 = 10;
+
+/// The condition that `/proc/meminfo` tells of: what could be had without swapping.
+pub fn memory_pressure(meminfo: &str) -> Condition {
+    let (available, total) = (meminfo_bytes(meminfo, "MemAvailable:"), meminfo_bytes(meminfo, "MemTotal:"));
+    let status = total > 0 && available < total / 100 * MEMORY_PRESSURE_FREE;
+    let short = format!("{} MiB of {} MiB are available", available >> 20, total >> 20);
+    pressure("MemoryPressure", status, ["NodeHasInsufficientMemory", "NodeHasSufficientMemory"], short, "memory")
+}
+
+/// The condition that `/proc/loadavg` tells of (its fourth field counts threads) under the kernel's
+/// limits `pid_max` and `threads-max`.
+pub fn pid_pressure(loadavg: &str, limits: &[String]) -> Condition {
+    let threads = loadavg.split(' ').nth(3).and_then(|f| f.split('/').nth(1)).and_then(|n| n.parse::<u64>().ok());
+    let limit = limits.iter().filter_map(|l| l.trim().parse::<u64>().ok()).min().unwrap_or(u64::MAX);
+    let used = threads.unwrap_or(0);
+    let status = limit.saturating_sub(used) < limit / 100 * PID_PRESSURE_FREE;
+    let short = format!("{used} of {limit} process numbers are in use");
+    pressure("PIDPressure", status, ["NodeHasInsufficientPID", "NodeHasSufficientPID"], short, "PID")
+}
+
+fn pressure(kind: &str, status: bool, [short, enough]: [&str; 2], why: String, of: &str) -> Condition {
+    let (reason, message) = if status { (short, why) } else { (enough, format!("the node has no {of} pressure")) };
+    Condition { kind: kind.into(), status, reason: reason.into(), message }
+}
+
+/// Whether the file system that holds `path` cannot be written: mounted so, or made so by the kernel
+/// after an error, which only the mount table tells on newer ones.
+pub fn is_read_only(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let mounted = rustix::fs::statvfs(path).is_ok_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    let Ok(device) = fs::metadata(path).map(|m| m.dev()) else { return mounted };
+    let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    mounted || is_super_read_only(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), &device)
+}
+
+/// Whether mountinfo (proc_pid_mountinfo(5)) says so of a device: its last field has the options of
+/// the file system itself.
+fn is_super_read_only(mountinfo: &str, device: &str) -> bool {
+    let of_device = |line: &&str| line.split(' ').nth(2) == Some(device);
+    let options = |line: &str| line.rsplit(' ').next().unwrap_or_default().to_owned();
+    let read_only = |o: &str| o.split(',').any(|word| word == "ro" || word == "emergency_ro");
+    mountinfo.lines().filter(of_device).any(|line| read_only(&options(line)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +168,28 @@ mod tests {
         assert!(!disk_pressure(10 << 30, 100 << 30).status);
         assert!(disk_pressure(9 << 30, 100 << 30).status);
         assert!(!disk_pressure(0, 0).status);
+    }
+
+    #[test]
+    fn a_card_that_the_kernel_gave_up_is_read_only() {
+        let line = |options: &str| format!("36 35 98:0 /a /b rw,noatime shared:1 - ext4 /dev/x {options}\n");
+        assert!(is_super_read_only(&line("ro,errors=remount-ro"), "98:0"));
+        assert!(is_super_read_only(&line("rw,emergency_ro"), "98:0"));
+        assert!(!is_super_read_only(&line("rw,errors=remount-ro"), "98:0"));
+        assert!(!is_super_read_only(&line("ro"), "98:1"));
+    }
+
+    #[test]
+    fn memory_and_process_numbers_run_short() {
+        let memory = |available| memory_pressure(&format!("MemTotal: 1000000 kB\nMemAvailable: {available} kB\n"));
+        assert!(!memory(60_000).status);
+        let short = memory(40_000);
+        assert!(short.status && short.message.starts_with("39 MiB of 976 MiB"), "{short:?}");
+        assert!(!memory_pressure("").status, "what cannot be read is not short");
+        let limits = ["32768\n".to_owned(), "4000\n".to_owned()];
+        assert!(!pid_pressure("0.1 0.1 0.1 1/3000 77\n", &limits).status);
+        assert!(pid_pressure("0.1 0.1 0.1 1/3700 77\n", &limits).status);
+        assert!(!pid_pressure("", &[]).status);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A container's files and groups on the node, around the start that its pause carries out.
 
 use std::fs::{self, File, Permissions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -208,8 +208,10 @@ fn remove_files(inner: &Inner, directory: &Path, errors: &mut Vec<Error>) {
 
 fn remove_tree(path: &Path, errors: &mut Vec<Error>) {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => errors.push(Error::on("remove", path)(e)),
-        _ => {}
+        Ok(()) => {}
+        // On a card that has become read-only nothing can be removed, and nothing needs to be.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ReadOnlyFilesystem) => {}
+        Err(e) => errors.push(Error::on("remove", path)(e)),
     }
 }
 

@@ -110,7 +110,9 @@ fn make(shared: &Shared, path: &Path, spec: &SandboxSpec) -> Result<Made, Error>
     }
     let group = format!("pods/{}", spec.uid);
     let cgroup_failed = |source| Error::Io { what: format!("make cgroup {group}"), source };
-    shared.cgroups.create_parent(&group, &spec.resources).map_err(cgroup_failed)?;
+    // A limit that the node cannot hold is refused where a container asks for it.
+    let limits = cgroup::held(&*shared.cgroups, &spec.resources);
+    shared.cgroups.create_parent(&group, &limits).map_err(cgroup_failed)?;
     let created_at = now();
     write_sandbox_file(shared, path, spec, created_at)?;
     let directory: OwnedFd = File::open(path).map_err(Error::on("open", path))?.into();

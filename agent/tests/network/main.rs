@@ -43,6 +43,47 @@ fn pods_reach_pods_nodes_and_the_outside() {
 }
 
 #[test]
+fn a_foreign_firewall_is_found_until_it_lets_pods_by() {
+    let lab = Lab::new(1);
+    let node = &lab.nodes[0];
+    let nft = |script: &str| sh(&inside(&node.pin, &format!("nft '{script}'")));
+    let found = || {
+        let (drops, pods) = node.run(|n| n.foreign_drops().expect("the rules are read"));
+        assert_eq!(pods, Some(cidr("10.42.0.0/16")));
+        drops.into_iter().map(|d| (d.chain, d.by_policy)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(), []);
+    // As Docker and ufw have it: a policy, and rules about other things.
+    nft("add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }");
+    nft("add chain ip filter DOCKER-USER; add rule ip filter FORWARD jump DOCKER-USER");
+    nft("add rule ip filter FORWARD ip saddr 172.17.0.0/16 accept");
+    let a = node.attach("a");
+    let b = node.attach("b");
+    let _server = Server::start(&b.netns, 80, "b");
+    assert!(ask(&a.netns, (b.ip, 80)).is_err(), "it does drop");
+    assert_eq!(found(), [("ip filter FORWARD".to_owned(), true)]);
+    // The mend that the condition names.
+    nft(
+        "insert rule ip filter FORWARD ip saddr 10.42.0.0/16 accept; insert rule ip filter FORWARD ip daddr 10.42.0.0/16 accept",
+    );
+    assert_eq!(found(), []);
+    assert_eq!(ask(&a.netns, (b.ip, 80)).expect("an answer").0, "b");
+    nft("delete table ip filter");
+    // As firewalld has it: the policy accepts, and the last rule refuses what is left.
+    nft(
+        "add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }",
+    );
+    nft("add rule inet firewalld filter_FORWARD ct state established,related accept");
+    assert_eq!(found(), []);
+    nft("add rule inet firewalld filter_FORWARD reject with icmpx type admin-prohibited");
+    assert_eq!(found(), [("inet firewalld filter_FORWARD".to_owned(), false)]);
+    nft("insert rule inet firewalld filter_FORWARD iifname \"cv*\" accept");
+    assert_eq!(found(), []);
+    nft("delete table inet firewalld");
+    lab.finish();
+}
+
+#[test]
 fn services_spread_over_ready_pods_on_all_nodes() {
     let lab = Lab::new(2);
     let a = lab.nodes[0].attach("a");

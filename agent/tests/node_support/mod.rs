@@ -111,14 +111,60 @@ impl Bed {
         Agent { desired, streams, stop, thread: Some(thread), socket }
     }
 
-    /// Says what the node should be, from now on; `Err` are deletes.
+    /// Says what the node should be, from now on.
     pub fn tell(&mut self, agent: &Agent, bodies: &[Body], deletes: &[&str]) {
+        self.try_to_tell(agent, bodies, deletes).expect("the ledger takes it");
+    }
+
+    /// As [`Bed::tell`], with the ledger's answer.
+    pub fn try_to_tell(&mut self, agent: &Agent, bodies: &[Body], deletes: &[&str]) -> Result<(), String> {
         self.revision += 1;
         let puts = bodies.iter().map(codec::item).collect();
         let deletes = deletes.iter().map(|id| ItemId((*id).to_owned())).collect();
         let generation = Some(Generation { epoch: 1, revision: self.revision });
         let change = Apply { set: SetKind::Node, puts, deletes, generation, complete: true };
-        smol::block_on(agent.desired.apply(change)).expect("the ledger takes it");
+        smol::block_on(agent.desired.apply(change)).map(drop)
+    }
+
+    /// Puts the state directory on a card of its own: an ext4 file system in a file of this size, of
+    /// which only what is written takes memory.
+    pub fn insert_card(&self, megabytes: u64) {
+        let (image, state) = (self.path("card"), self.path("state"));
+        fs::create_dir_all(&state).expect("a directory");
+        fs::File::create(&image).and_then(|f| f.set_len(megabytes << 20)).expect("a file");
+        command(&["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"], &[&image]);
+        command(&["mount", "-o", "loop"], &[&image, &state]);
+    }
+
+    /// What a power cut leaves: no process, nothing of the run directory, and the state directory. To
+    /// be called without an agent.
+    pub fn reboot(&self) {
+        self.kill_all();
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let run = self.path("run");
+        let below = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| Path::new(m).starts_with(&run));
+        below.collect::<Vec<_>>().into_iter().rev().for_each(|m| command(&["umount", "-l"], &[Path::new(m)]));
+        fs::remove_dir_all(&run).expect("the run directory");
+    }
+
+    /// Ends the processes of all pods.
+    fn kill_all(&self) {
+        let pods = format!("/{}/", self.name);
+        let own = std::process::id().to_string();
+        let left = || -> Vec<i32> {
+            let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+            let of_pods = entries.filter(|e| {
+                e.file_name() != *own && fs::read_to_string(e.path().join("cgroup")).is_ok_and(|c| c.contains(&pods))
+            });
+            of_pods.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+        };
+        eventually("the pods' processes end", || {
+            let pids = left();
+            for pid in pids.iter().filter_map(|p| rustix::process::Pid::from_raw(*p)) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            pids.is_empty()
+        });
     }
 }
 
@@ -179,7 +225,20 @@ fn remove_groups(dir: &Path) {
     }
 }
 
+/// Runs a program that has to succeed.
+pub fn command(words: &[&str], paths: &[&Path]) {
+    let status = Command::new(words[0]).args(&words[1..]).args(paths).status();
+    assert!(status.as_ref().is_ok_and(|s| s.success()), "{words:?} {paths:?}: {status:?}");
+}
+
 impl Agent {
+    /// The reasons of what is wrong with the node.
+    pub fn wrong(&self) -> Vec<String> {
+        let answer = self.ask("{\"command\":\"status\"}\n").unwrap_or_default();
+        let all = answer["conditions"].as_array().into_iter().flatten();
+        all.filter_map(|c| Some(format!("{}/{}", c["type"].as_str()?, c["reason"].as_str()?))).collect()
+    }
+
     fn ask(&self, question: &str) -> std::io::Result<Value> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.write_all(question.as_bytes())?;

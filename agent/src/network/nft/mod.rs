@@ -4,6 +4,7 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod expr;
+pub(crate) mod foreign;
 pub(crate) mod table;
 
 use rustix::io::Errno;

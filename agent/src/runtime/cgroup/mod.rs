@@ -70,6 +70,16 @@ pub fn check(cgroups: &dyn Cgroups, limits: &Resources) -> Result<(), Error> {
     Err(Error::Invalid(format!("this node cannot hold a {controller} limit{mend}")))
 }
 
+/// Those of the limits that the node can hold.
+pub fn held(cgroups: &dyn Cgroups, limits: &Resources) -> Resources {
+    Resources {
+        cpu_request_millis: limits.cpu_request_millis,
+        cpu_limit_millis: limits.cpu_limit_millis.filter(|_| cgroups.has("cpu")),
+        memory_limit_bytes: limits.memory_limit_bytes.filter(|_| cgroups.has("memory")),
+        pids_limit: limits.pids_limit.filter(|_| cgroups.has("pids")),
+    }
+}
+
 /// How a container sees its own cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum View {
