@@ -76,6 +76,7 @@ fn condition<'a>(object: &'a serde_json::Value, kind: &str) -> Option<&'a serde_
 fn a_pod_that_kills_the_agent_is_quarantined_and_the_node_goes_on() {
     let _alone = alone();
     let cluster = Cluster::get();
+    cluster.until_no_namespace_ends();
     let namespace = cluster.namespace("poison");
     let n = namespace.name.as_str();
     let before = pod_processes(&cluster);
