@@ -10,7 +10,7 @@ case $arch in amd64 | arm64) ;; *) die "no such architecture: $arch (there are a
 suite=${VM_SUITE:-bookworm}
 
 # What containers, their network and the machine's own devices need; modprobe adds what these need.
-modules=(virtio_pci virtio_mmio virtio_blk virtio_net virtio_rng virtio_console ext4 overlay
+modules=(virtio_pci virtio_mmio virtio_blk virtio_net virtio_rng virtio_console ext4 loop overlay
   veth bridge br_netfilter vxlan tun crc32c_generic
   nf_conntrack nf_conntrack_netlink nf_nat nf_tables nft_ct nft_nat nft_chain_nat nft_masq nft_redir nft_numgen nft_hash nft_log nft_limit
   nft_reject nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nf_log_syslog nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet)

@@ -9,7 +9,8 @@ use std::process::Command;
 use coracle_tests::run_words;
 
 /// Programs of this host that a node's own tests call.
-const TOOLS: [&str; 8] = ["dash", "ip", "nft", "nsenter", "unshare", "mount", "umount", "tar"];
+const TOOLS: [&str; 10] =
+    ["dash", "ip", "nft", "nsenter", "unshare", "mount", "umount", "tar", "mkfs.ext4", "fsck.ext4"];
 /// Large enough for the dev-profile programs and some images; sparse on the host.
 const IMAGE_BYTES: u64 = 2 << 30;
 
