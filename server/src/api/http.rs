@@ -36,7 +36,7 @@ const MAX_CONNECTIONS: usize = 10_000;
 pub struct Times {
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// For the head of a request over HTTP/1.1.
+    /// For the head of a request over HTTP/1.1, from its first byte on.
     pub head: Duration,
     /// With no request under way.
     pub idle: Duration,
@@ -144,7 +144,8 @@ async fn connect(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Arc::new(Client { who, work: Work::default() });
     let upgraded = Arc::new(AtomicBool::new(false));
-    let patience = Patience { idle: times.idle, stall: times.stall };
+    // Streams of HTTP/2 are told apart by hyper; it bounds them by number and size.
+    let patience = Patience { head: (!http2).then_some(times.head), idle: times.idle, stall: times.stall };
     let io = FuturesIo::new(Patient::new(stream, client.work.clone(), patience));
     let changes = upgraded.clone();
     let service = service_fn(move |request| {
@@ -158,7 +159,7 @@ async fn connect(
     });
     let served = match http2 {
         true => http2_builder(executor).serve_connection(io, service).await,
-        false => http1_builder(times).serve_connection(io, service).with_upgrades().await,
+        false => http1_builder().serve_connection(io, service).with_upgrades().await,
     };
     if !upgraded.load(Ordering::Relaxed) {
         linger(socket).await;
@@ -166,6 +167,7 @@ async fn connect(
     served.map_err(io::Error::other)
 }
 
+<<<<<<< HEAD
 /// Reads on for a while after the last word to a client. A socket that is closed with something
 /// unread is reset, and the reset would take from the client the answer that it has not yet read:
 /// one that says "too large" is sent while the client still writes.
@@ -189,9 +191,10 @@ async fn linger(mut socket: TcpStream) {
     rest.or(end).await;
 }
 
-fn http1_builder(times: Times) -> hyper::server::conn::http1::Builder {
+fn http1_builder() -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(SmolTimer::new()).header_read_timeout(times.head).max_buf_size(MAX_HEAD).half_close(true);
+    // `Patient` bounds the time of a head: hyper would set a timer for each, and end idle connections by it.
+    builder.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
     builder
 }
 

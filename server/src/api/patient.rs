@@ -17,9 +17,16 @@ pub const IDLE: Duration = Duration::from_secs(120);
 /// How long a client may take nothing of what is sent to it.
 pub const STALL: Duration = Duration::from_secs(30);
 
-/// Requests under way on a connection.
+/// Requests of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Work(Arc<AtomicUsize>);
+pub struct Work(Arc<Requests>);
+
+#[derive(Debug, Default)]
+struct Requests {
+    under_way: AtomicUsize,
+    /// How many there were so far.
+    begun: AtomicUsize,
+}
 
 /// One request under way, until dropped.
 #[derive(Debug)]
@@ -27,26 +34,41 @@ pub struct Busy(Work);
 
 impl Work {
     pub fn begin(&self) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
     fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.under_way.load(Ordering::Relaxed) == 0
+    }
+
+    fn begun(&self) -> usize {
+        self.0.begun.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Both bounds of patience.
+/// The bounds of patience. They are looked at now and then by one timer a connection: a timer a
+/// request would wake the reactor each time.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
+    /// For the head of a request, from its first byte on, where a connection has one at a time.
+    pub head: Option<Duration>,
     pub idle: Duration,
     pub stall: Duration,
+}
+
+impl Patience {
+    /// How often the clock is looked at.
+    fn look(&self) -> Duration {
+        self.head.map_or(self.stall, |head| head.min(self.stall))
+    }
 }
 
 /// A stream with bounded patience.
@@ -56,6 +78,8 @@ pub struct Patient<T> {
     patience: Patience,
     /// When something was last read, or work was last seen under way.
     active: Instant,
+    /// When the first bytes of a head came, and after how many requests.
+    head: Option<(Instant, usize)>,
     /// Since when the other side takes nothing.
     blocked: Option<Instant>,
     timer: smol::Timer,
@@ -63,8 +87,8 @@ pub struct Patient<T> {
 
 impl<T> Patient<T> {
     pub fn new(io: T, work: Work, patience: Patience) -> Patient<T> {
-        let timer = smol::Timer::after(patience.stall);
-        Patient { io, work, patience, active: Instant::now(), blocked: None, timer }
+        let timer = smol::Timer::after(patience.look());
+        Patient { io, work, patience, active: Instant::now(), head: None, blocked: None, timer }
     }
 
     /// Looks at the clock at most once in a while; an error once patience is over.
@@ -75,10 +99,25 @@ impl<T> Patient<T> {
                 self.active = now;
             }
             let stalled = self.blocked.is_some_and(|since| now - since >= self.patience.stall);
-            if stalled || now - self.active >= self.patience.idle {
+            if stalled || self.is_late(now) || now - self.active >= self.patience.idle {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
-            self.timer.set_after(self.patience.stall);
+            self.timer.set_after(self.patience.look());
+        }
+    }
+
+    /// Whether a head has begun, has taken too long, and no request came of it so far.
+    fn is_late(&self, now: Instant) -> bool {
+        let (Some(limit), Some((since, after))) = (self.patience.head, self.head) else { return false };
+        after == self.work.begun() && now.saturating_duration_since(since) >= limit
+    }
+
+    /// Something came.
+    fn heard(&mut self) {
+        self.active = Instant::now();
+        let begun = self.work.begun();
+        if self.head.is_none_or(|(_, after)| after != begun) {
+            self.head = self.work.is_idle().then_some((self.active, begun));
         }
     }
 }
@@ -87,7 +126,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(done) => {
-                self.active = Instant::now();
+                self.heard();
                 Poll::Ready(done)
             }
             Poll::Pending => self.check(cx).map(Err),
@@ -154,8 +193,48 @@ mod tests {
         }
     }
 
-    const SHORT: Patience = Patience { idle: Duration::from_millis(20), stall: Duration::from_millis(5) };
+    /// Has a byte, and then nothing more.
+    struct Slow(bool);
+
+    impl AsyncRead for Slow {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+            match std::mem::replace(&mut self.0, false) {
+                true => {
+                    buf[0] = b'G';
+                    Poll::Ready(Ok(1))
+                }
+                false => Poll::Pending,
+            }
+        }
+    }
+
+    const SHORT: Patience = Patience { head: None, idle: Duration::from_millis(20), stall: Duration::from_millis(5) };
     const LONG: Duration = Duration::from_secs(3600);
+
+    /// Reads twice; what the second read, which has nothing to read, comes to in a while.
+    fn second_read(work: &Work, patience: Patience, between: impl FnOnce()) -> Option<io::ErrorKind> {
+        let mut patient = Patient::new(Slow(true), work.clone(), patience);
+        smol::block_on(async {
+            assert_eq!(patient.read(&mut [0; 8]).await.expect("a byte"), 1);
+            between();
+            let read = async { patient.read(&mut [0; 8]).await.err().map(|e| e.kind()) };
+            let enough = async {
+                smol::Timer::after(SHORT.idle * 5).await;
+                None
+            };
+            read.or(enough).await
+        })
+    }
+
+    #[test]
+    fn a_head_that_began_has_to_end_and_one_that_ended_is_no_reason_to_leave() {
+        let patience = Patience { head: Some(SHORT.idle), idle: LONG, stall: LONG };
+        let work = Work::default();
+        assert_eq!(second_read(&work, patience, || {}), Some(io::ErrorKind::TimedOut));
+        // The byte was the head of a request that was answered: the connection may rest.
+        assert_eq!(second_read(&work, patience, || drop(work.begin())), None);
+        assert_eq!(second_read(&work, Patience { head: None, ..patience }, || {}), None);
+    }
 
     #[test]
     fn an_idle_connection_ends_and_a_busy_one_does_not() {
@@ -180,7 +259,7 @@ mod tests {
     fn a_client_that_takes_nothing_is_cut_off_even_while_busy() {
         let work = Work::default();
         let _busy = work.begin();
-        let mut patient = Patient::new(Stuck, work, Patience { idle: LONG, stall: SHORT.stall });
+        let mut patient = Patient::new(Stuck, work, Patience { idle: LONG, ..SHORT });
         let error = smol::block_on(patient.write(b"x")).expect_err("too late");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
