@@ -21,13 +21,13 @@ pub fn aggregated(accept: Option<&str>) -> Option<&'static str> {
 
 /// Groups in their order, the core group not among them.
 fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = kinds::group_versions().into_iter().map(|(g, _)| g).filter(|g| !g.is_empty()).collect();
+    let mut groups: Vec<&str> = kinds::group_versions().iter().map(|(g, _)| *g).filter(|g| !g.is_empty()).collect();
     groups.dedup();
     groups
 }
 
 fn versions(group: &str) -> Vec<&'static str> {
-    kinds::group_versions().into_iter().filter(|(g, _)| *g == group).map(|(_, v)| v).collect()
+    kinds::group_versions().iter().filter(|(g, _)| *g == group).map(|(_, v)| *v).collect()
 }
 
 /// `/api`; `address` is where clients reach the server.

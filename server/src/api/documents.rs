@@ -108,7 +108,7 @@ pub fn tag(reply: &mut Reply, etag: &str) {
 
 fn paths() -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-    for (group, version) in crate::kinds::group_versions().into_iter().filter(|(g, _)| !g.is_empty()) {
+    for (group, version) in crate::kinds::group_versions().iter().copied().filter(|(g, _)| !g.is_empty()) {
         paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
     }
     paths.extend(["/healthz", "/livez", "/readyz", "/version"].map(String::from));

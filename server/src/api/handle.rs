@@ -70,7 +70,11 @@ fn not_there(client: &Client, method: &Method, path: &str) -> Status {
 async fn object(api: &Api, client: &Client, target: Target, mut request: Request<Incoming>) -> Result<Reply, Status> {
     let method = request.method().clone();
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    let headers = request.headers().clone();
+    // Exec reads the request's own headers again.
+    let headers = match target.sub.map(|s| s.sub) {
+        Some(SubKind::Exec) => request.headers().clone(),
+        _ => std::mem::take(request.headers_mut()),
+    };
     let verb = verb(&method, &target, &query)?;
     let selection = Selection::parse(target.kind, &query)?;
     let ask = Ask {
@@ -86,7 +90,8 @@ async fn object(api: &Api, client: &Client, target: Target, mut request: Request
         Some(SubKind::Log) => api.logs(&ask.target, &ask.query).await,
         Some(SubKind::Exec) => api.exec(&ask.target, &ask.query, client, &mut request).await,
         _ => {
-            let bytes = read(request).await?;
+            let announced = header(&headers, CONTENT_LENGTH).and_then(|l| l.parse().ok());
+            let bytes = body(request, announced).await?;
             api.act(ask, verb, selection, &bytes).await
         }
     }
@@ -98,7 +103,12 @@ const DRAIN: usize = 4 * MAX_BODY;
 
 /// Reads a body within its bounds of size and time.
 pub async fn read(request: Request<Incoming>) -> Result<Bytes, Status> {
-    let announced = header(request.headers(), CONTENT_LENGTH).and_then(|l| l.parse::<usize>().ok());
+    let announced = header(request.headers(), CONTENT_LENGTH).and_then(|l| l.parse().ok());
+    body(request, announced).await
+}
+
+/// The same, of a request whose announced length is known.
+async fn body(request: Request<Incoming>, announced: Option<usize>) -> Result<Bytes, Status> {
     if request.body().is_end_stream() {
         return Ok(Bytes::new());
     }

@@ -167,7 +167,6 @@ async fn connect(
     served.map_err(io::Error::other)
 }
 
-<<<<<<< HEAD
 /// Reads on for a while after the last word to a client. A socket that is closed with something
 /// unread is reset, and the reset would take from the client the answer that it has not yet read:
 /// one that says "too large" is sent while the client still writes.

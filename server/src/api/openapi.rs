@@ -61,7 +61,7 @@ pub fn v2(wish: Wish<'_>) -> Result<Reply, Status> {
     let parts = parts();
     let served = served(&parts);
     let release = release();
-    let hashes = kinds::group_versions().into_iter().map(|(g, v)| openapi::v3_hash(&served, g, v, &release));
+    let hashes = kinds::group_versions().iter().map(|&(g, v)| openapi::v3_hash(&served, g, v, &release));
     let hash = hashes.fold(u64::from(content_type == JSON), |all, one| all.rotate_left(7) ^ one);
     whole(content_type, hash, wish, |out| match content_type {
         JSON => openapi::v2_json(&served, &release, out),

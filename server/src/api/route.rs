@@ -73,7 +73,7 @@ pub fn parse(path: &str) -> Option<Route> {
         ["openapi", "v3", "apis", group, version] => known(group, version).map(|gv| Route::OpenApiV3(Some(gv))),
         ["api", version, rest @ ..] => versioned("", version, rest),
         ["apis", group] => {
-            let mut served = kinds::group_versions().into_iter();
+            let mut served = kinds::group_versions().iter();
             served.find(|(g, _)| g == group && !g.is_empty()).map(|(g, _)| Route::Group(g))
         }
         ["apis", group, version, rest @ ..] if !group.is_empty() => versioned(group, version, rest),
@@ -82,7 +82,7 @@ pub fn parse(path: &str) -> Option<Route> {
 }
 
 fn known(group: &str, version: &str) -> Option<(&'static str, &'static str)> {
-    kinds::group_versions().into_iter().find(|gv| *gv == (group, version))
+    kinds::group_versions().iter().find(|gv| **gv == (group, version)).copied()
 }
 
 fn versioned(group: &str, version: &str, rest: &[&str]) -> Option<Route> {

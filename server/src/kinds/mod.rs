@@ -206,14 +206,17 @@ pub fn by_kind(group: &str, kind: &str) -> Option<&'static Kind> {
 }
 
 /// Group and version pairs that are served, core first, each once.
-pub fn group_versions() -> Vec<(&'static str, &'static str)> {
-    let mut seen = Vec::new();
-    for kind in all() {
-        if !seen.contains(&(kind.group, kind.version)) {
-            seen.push((kind.group, kind.version));
+pub fn group_versions() -> &'static [(&'static str, &'static str)] {
+    static SEEN: LazyLock<Vec<(&'static str, &'static str)>> = LazyLock::new(|| {
+        let mut seen = Vec::new();
+        for kind in all() {
+            if !seen.contains(&(kind.group, kind.version)) {
+                seen.push((kind.group, kind.version));
+            }
         }
-    }
-    seen
+        seen
+    });
+    &SEEN
 }
 
 #[cfg(test)]

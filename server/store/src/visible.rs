@@ -30,12 +30,22 @@ impl Visible {
 
     /// Changes the image, then publishes its revision and wakes who waits for it.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Image) -> T) -> T {
+        let result = self.change(change);
+        self.announce();
+        result
+    }
+
+    /// Changes the image and publishes its revision; who waits for it sleeps until [`Visible::announce`].
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Image) -> T) -> T {
         let mut image: RwLockWriteGuard<'_, Image> = self.image.write().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut image);
         self.revision.store(image.revision().0, Ordering::Release);
-        drop(image);
-        self.waiters.notify(usize::MAX);
         result
+    }
+
+    /// Wakes who waits for a newer revision.
+    pub(crate) fn announce(&self) {
+        self.waiters.notify(usize::MAX);
     }
 
     /// Changes what readers do not see: nobody is woken.

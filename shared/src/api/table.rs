@@ -39,6 +39,11 @@ impl Span {
         let length = (self.0 & ((1 << SPAN_LENGTH_BITS) - 1)) as usize;
         &TEXT[offset..offset + length]
     }
+
+    /// Whether the piece is this text; most are told apart by their length.
+    fn is(self, text: &str) -> bool {
+        (self.0 & ((1 << SPAN_LENGTH_BITS) - 1)) as usize == text.len() && self.text() == text
+    }
 }
 
 /// A type of the table, as a handle: its fields and facts are methods.
@@ -248,7 +253,7 @@ impl Schema {
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
         self.packages
             .iter()
-            .position(|p| p.group.text() == group && p.version.text() == version)
+            .position(|p| p.group.is(group) && p.version.is(version))
             .and_then(|package| self.named(package, kind))
             .or_else(|| self.named(0, kind))
             .filter(|id| id.scope() != Scope::Part || kind.ends_with("List"))
@@ -268,7 +273,7 @@ impl Schema {
     fn named(&self, package: usize, name: &str) -> Option<TypeId> {
         let first = self.packages[package].first as usize;
         let end = (self.packages.get(package + 1)).map_or(self.rows.len(), |p| p.first as usize);
-        (first..end).find(|&i| self.rows[i].name.text() == name).map(|i| TypeId(i as u16))
+        (first..end).find(|&i| self.rows[i].name.is(name)).map(|i| TypeId(i as u16))
     }
 
     /// Bytes of memory the parsed table holds, beside the text in the program.
@@ -334,7 +339,7 @@ impl TypeId {
         self.rows().iter().find_map(|field| match (field.inline, field.ty()) {
             (true, Type::Struct(inner)) => inner.field(name),
             (true, _) => None,
-            (false, _) => (field.name.text() == name).then_some(field),
+            (false, _) => field.name.is(name).then_some(field),
         })
     }
 }

@@ -60,6 +60,11 @@ fn size(network: Cidr) -> u32 {
     1u32.checked_shl(32 - u32::from(network.prefix)).unwrap_or(u32::MAX)
 }
 
+/// Whether objects of a kind get something from [`claim`].
+pub fn claims(kind: &Kind) -> bool {
+    kind.kind == "Service"
+}
+
 /// Completes a Service with what it needs, adding the claims (and what an update no longer needs) to
 /// its commit. Other kinds pass.
 pub fn claim(
@@ -69,7 +74,7 @@ pub fn claim(
     old: Option<&Value>,
     commit: &mut Commit,
 ) -> Result<(), Status> {
-    if kind.kind != "Service" {
+    if !claims(kind) {
         return Ok(());
     }
     if View(object).list(&["spec", "ports"]).len() > MAX_PORTS {
@@ -98,7 +103,7 @@ pub fn claim(
 
 /// Frees what a Service holds, in the commit of its delete.
 pub fn release(kind: &'static Kind, object: &Value, commit: &mut Commit) {
-    if kind.kind == "Service" {
+    if claims(kind) {
         free(&Held::of(object), commit);
     }
 }

@@ -3,7 +3,6 @@
 use coracle_shared::api::json::Parsed;
 use coracle_shared::api::status::{Cause, Resource, Status};
 use coracle_store::{Change, Commit, CommitError, Key, Precondition, Revision};
-use serde_json::Value;
 
 use super::{ATTEMPTS, Call, Writer, Written, alloc, broken, check, item_of, meta, put, shape};
 use crate::api::list::{key, resource};
@@ -26,16 +25,18 @@ impl Writer {
             if attempt > 1 && generate {
                 object["metadata"]["name"] = meta::generated(&base, (self.random)()).into();
             }
-            let mut object = object.clone();
+            // What one attempt claimed is not what the next one claims.
+            let mut completed = alloc::claims(kind).then(|| object.clone());
+            let object = completed.as_mut().unwrap_or(&mut object);
             let mut commit = Commit::new();
             self.within_namespace(call.target, &mut commit)?;
-            let claim = alloc::claim(self, kind, &mut object, None, &mut commit);
+            let claim = alloc::claim(self, kind, object, None, &mut commit);
             // What is wrong with the object comes before what could not be had for it.
-            check(call.target, &object, None)?;
+            check(call.target, object, None)?;
             claim?;
-            let name = View(&object).text(&["metadata", "name"]).to_owned();
+            let name = View(object).text(&["metadata", "name"]).to_owned();
             let key = key(&Target { name: name.clone(), ..call.target.clone() });
-            let change = put(call, &key, None, &object);
+            let change = put(call, &key, None, object);
             let written =
                 |change: &Change, revision| Written { item: item_of(change, revision), warnings: warnings.clone() };
             let taken = || match generate {
@@ -68,8 +69,7 @@ impl Writer {
         let Some(item) = self.store.get(&key) else {
             return Err(Status::not_found(NAMESPACES, &target.namespace));
         };
-        let namespace: Value = serde_json::from_slice(&item.value).unwrap_or_default();
-        let leaving = View(&namespace).has(&["metadata", "deletionTimestamp"]);
+        let leaving = is_leaving(&item.value);
         // What happens while a namespace empties may still be told.
         if leaving && target.kind.kind != "Event" {
             return Err(terminating(target));
@@ -77,6 +77,13 @@ impl Writer {
         commit.preconditions.push(Precondition::At(key, item.revision));
         Ok(())
     }
+}
+
+/// Whether a namespace is being deleted. Most are not, and need not be parsed to know.
+fn is_leaving(namespace: &[u8]) -> bool {
+    const MARK: &[u8] = b"deletionTimestamp";
+    namespace.windows(MARK.len()).any(|bytes| bytes == MARK)
+        && View(&serde_json::from_slice(namespace).unwrap_or_default()).has(&["metadata", "deletionTimestamp"])
 }
 
 fn terminating(target: &Target) -> Status {

@@ -26,7 +26,7 @@ pub(crate) fn reply() -> (Reply, Waiting) {
 }
 
 impl Reply {
-    pub(crate) fn answer(self, answer: Answer) {
+    pub(crate) fn answer(&self, answer: Answer) {
         self.set(answer);
     }
 

@@ -137,7 +137,7 @@ impl Writer {
         let framed = plan.durable || news || self.pending.is_due(now);
         let written = if framed { self.write_frame(&group, &plan) } else { Ok(()) };
         match written {
-            Ok(()) => self.apply(group, plan, framed, now),
+            Ok(()) => self.apply(&group, &plan, framed, now),
             Err(error) => {
                 let error = self.answer(&error);
                 group.into_iter().for_each(|submission| submission.reply.answer(Err(error.clone())));
@@ -160,18 +160,30 @@ impl Writer {
         }
     }
 
-    /// Applies a group to memory and answers it.
-    fn apply(&mut self, group: Vec<Submission>, plan: Plan, framed: bool, now: Duration) {
+    /// Applies a group to memory and answers it. Who asked hears first, then who follows all
+    /// changes, and the accounts come last: on a small machine each would wait for the other.
+    fn apply(&mut self, group: &[Submission], plan: &Plan, framed: bool, now: Duration) {
         let verdicts = || group.iter().zip(&plan.verdicts);
         let applied = || verdicts().filter(|(_, verdict)| matches!(verdict, Verdict::Apply(_)));
-        if applied().next().is_some() {
-            self.visible.write(|image| {
+        let changes = applied().next().is_some();
+        if changes {
+            self.visible.change(|image| {
                 for (submission, verdict) in verdicts() {
                     if let Verdict::Apply(revision) = verdict {
                         image.apply(*revision, &submission.commit.changes, framed);
                     }
                 }
             });
+        }
+        for (submission, verdict) in verdicts() {
+            let answer: Answer = match verdict {
+                Verdict::Apply(revision) | Verdict::Nothing(revision) => Ok(*revision),
+                Verdict::Refuse(error) => Err(error.clone()),
+            };
+            submission.reply.answer(answer);
+        }
+        if changes {
+            self.visible.announce();
         }
         let image = self.visible.read();
         for change in applied().flat_map(|(submission, _)| &submission.commit.changes) {
@@ -185,14 +197,6 @@ impl Writer {
             if framed {
                 self.dirty.insert(image.shared_key(change.key()), change.bytes());
             }
-        }
-        drop(image);
-        for (submission, verdict) in group.into_iter().zip(plan.verdicts) {
-            let answer: Answer = match verdict {
-                Verdict::Apply(revision) | Verdict::Nothing(revision) => Ok(revision),
-                Verdict::Refuse(error) => Err(error),
-            };
-            submission.reply.answer(answer);
         }
     }
 
