@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # bench.sh: measures what is shipped. One JSON line a figure.
 . "$(dirname "$0")/lib/common.sh"
-for part in lib prepare size store container idle pods; do . "$ROOT/scripts/bench/$part.sh"; done
+for part in lib prepare size store container idle pods starts quiet; do . "$ROOT/scripts/bench/$part.sh"; done
 
-NAMES=(size store-write write-amp container mem-server mem-agent mem-pod cpu-idle disk-idle pod-start pod-storm)
+NAMES=(size store-write write-amp container mem-server mem-agent mem-pod cpu-idle disk-idle pod-start pod-storm
+  agent-restart server-start net-idle flash-day slow-card)
 
 usage() {
   cat <<END
@@ -20,7 +21,8 @@ the same run, or null), ratio (value / reference), ok, and the sha256 of the pro
 ok:false and exit 0; a failed measurement is exit 1.
 
 Settings, by environment: BENCH_DIR (a directory on the disk to use, default dist), BENCH_WRITES (20000),
-BENCH_CPU_SECONDS (60), BENCH_IDLE_SECONDS (600; the line's name says how many it was).
+BENCH_CPU_SECONDS (60), BENCH_IDLE_SECONDS (600; the line's name says how many it was), BENCH_NET_SECONDS (300),
+BENCH_CARD_SECONDS (20).
 END
 }
 

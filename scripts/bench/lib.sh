@@ -74,20 +74,31 @@ DISK_MEBIBYTES=1536
 # disk_up: an ext4 on a loop device, mounted at DISK. Every block of its file is written before, so that
 # the file system below has nothing left to allocate.
 disk_up() {
-  local image=$WORK/disk.img
+  DISK=$WORK/disk
+  make_disk "$WORK/disk.img"
+}
+
+# second_disk: another one; DISK and LOOP name the newest.
+second_disk() {
+  DISK=$WORK/disk-2
+  make_disk "$WORK/disk-2.img"
+}
+
+make_disk() {
+  local image=$1
   dd if=/dev/zero of="$image" bs=1M count=$DISK_MEBIBYTES conv=fsync status=none
   mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$image"
   LOOP=$(losetup --find --show "$image")
   at_exit losetup --detach "$LOOP"
-  DISK=$WORK/disk
   mkdir "$DISK"
   mount -t ext4 "$LOOP" "$DISK"
   at_exit umount "$DISK"
   disk_proof
 }
 
-# written: bytes that reached the disk so far. flushes: its cache flushes, one or more for a sync.
-written() { awk '{ printf "%.0f\n", $7 * 512 }' "/sys/block/${LOOP#/dev/}/stat"; }
+# written: bytes that reached the disk so far (written_to LOOP: one of two). flushes: its cache flushes, one or more for a sync.
+written_to() { awk '{ printf "%.0f\n", $7 * 512 }' "/sys/block/${1#/dev/}/stat"; }
+written() { written_to "$LOOP"; }
 flushes() { awk '{ print $16 + 0 }' "/sys/block/${LOOP#/dev/}/stat"; }
 
 # disk_proof: the counters have to show a known write of 8 MiB, and little else.
@@ -122,16 +133,17 @@ free_subnet() {
   die "no free network found in 172.31.100.0 to 172.31.200.0"
 }
 
-# cluster_up [NODES] [BASE]: CLUSTER, its KUBECONFIG, REGISTRY, and the programs that run it.
+# cluster_up [NODES] [BASE] [OPTION…]: CLUSTER, its KUBECONFIG, REGISTRY, and the programs that run it.
 cluster_up() {
   local nodes=${1:-1} base=${2:-$WORK} port
+  [ $# -lt 2 ] && shift $# || shift 2
   port=$(free_port)
   CLUSTER=$base/cluster
   mkdir -p "$CLUSTER/bin"
   if [ -x "$TOOLS/kubectl" ]; then cp "$TOOLS/kubectl" "$CLUSTER/bin/"; fi
   at_exit bash "$ROOT/scripts/up.sh" --dir "$CLUSTER" --down
   bash "$ROOT/scripts/up.sh" --dir "$CLUSTER" --port "$port" --registry-port "$(free_port)" --subnet "$(free_subnet)" \
-    --nodes "$nodes" --no-demo --bin "$PROGRAMS" >&2
+    --nodes "$nodes" --no-demo --bin "$PROGRAMS" "$@" >&2
   KUBECONFIG=$CLUSTER/kubeconfig
   export KUBECONFIG
   REGISTRY=$(sed -nE 's/.*"registry":"([^"]*)".*/\1/p' "$CLUSTER/info.json")

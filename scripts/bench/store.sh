@@ -36,7 +36,13 @@ server_up() {
 
 end_process() {
   kill -TERM "$1" 2>/dev/null || return 0
+  await_end "$1"
+}
+
+# await_end PID: also of a process that is another's child.
+await_end() {
   wait "$1" 2>/dev/null || true
+  while kill -0 "$1" 2>/dev/null && ! grep -qs '^State:.Z' "/proc/$1/status"; do sleep 0.02; done
 }
 
 # fronts ROUNDS: etcd and the server in turns, into files of rates and p99s.

@@ -2,10 +2,13 @@
 //! what processes cost. Every command prints lines of `name value`, and exits 1 when it cannot measure.
 
 mod creates;
+mod day;
 mod grpc;
 mod http;
+mod latency;
 mod pods;
 mod processes;
+mod starts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +40,11 @@ enum Command {
     Peak(PeakArgs),
     Cpu(CpuArgs),
     Spawn(SpawnArgs),
+    Ready(ReadyArgs),
+    Restart(RestartArgs),
+    Deployments(DeploymentsArgs),
+    Flips(FlipsArgs),
+    Latency(LatencyArgs),
 }
 
 /// Durable creates of ConfigMaps over HTTPS with keep-alive.
@@ -194,6 +202,84 @@ pub struct SpawnArgs {
     pub command: Vec<String>,
 }
 
+/// Starts a server and prints the time until it answers; leaves it running.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "ready")]
+pub struct ReadyArgs {
+    /// whose cluster
+    #[argh(option)]
+    pub kubeconfig: PathBuf,
+    /// where the server's output goes
+    #[argh(option)]
+    pub log: PathBuf,
+    /// the server and its arguments
+    #[argh(positional)]
+    pub command: Vec<String>,
+}
+
+/// Starts an agent and prints the time until a pod's news are reported; leaves it running.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "restart")]
+pub struct RestartArgs {
+    /// whose cluster
+    #[argh(option)]
+    pub kubeconfig: PathBuf,
+    /// a pod whose container has ended while no agent was there
+    #[argh(option)]
+    pub pod: String,
+    /// where the agent's output goes
+    #[argh(option)]
+    pub log: PathBuf,
+    /// the agent and its arguments
+    #[argh(positional)]
+    pub command: Vec<String>,
+}
+
+/// Deployments of one replica that come, become available and go.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "deployments")]
+pub struct DeploymentsArgs {
+    /// whose cluster
+    #[argh(option)]
+    pub kubeconfig: PathBuf,
+    /// an image with a shell, present on the node
+    #[argh(option)]
+    pub image: String,
+    /// how many
+    #[argh(option, default = "100")]
+    pub count: usize,
+}
+
+/// A pod that goes behind a Service and away again.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "flips")]
+pub struct FlipsArgs {
+    /// whose cluster
+    #[argh(option)]
+    pub kubeconfig: PathBuf,
+    /// a running pod
+    #[argh(option)]
+    pub pod: String,
+    /// how often
+    #[argh(option, default = "1000")]
+    pub count: usize,
+}
+
+/// GETs, and events on their way to a watch.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "latency")]
+pub struct LatencyArgs {
+    /// whose cluster
+    #[argh(option)]
+    pub kubeconfig: PathBuf,
+    /// how long
+    #[argh(option, default = "20")]
+    pub seconds: u64,
+    /// what the names of objects begin with
+    #[argh(option)]
+    pub prefix: String,
+}
+
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
     match run(args.command) {
@@ -218,6 +304,11 @@ fn run(command: Command) -> Outcome<()> {
         Command::Peak(args) => processes::peak(&args),
         Command::Cpu(args) => processes::cpu(&args),
         Command::Spawn(args) => processes::spawn(&args),
+        Command::Ready(args) => starts::ready(&args),
+        Command::Restart(args) => starts::restart(&args),
+        Command::Deployments(args) => day::deployments(&args),
+        Command::Flips(args) => day::flips(&args),
+        Command::Latency(args) => latency::run(&args),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::creates::spread;
 use crate::http::{Client, Target, Watch};
 use crate::{Outcome, PodStartArgs, PodStormArgs, percentile, print};
 
-const PODS: &str = "/api/v1/namespaces/default/pods";
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 const SECRET: &str = "bench";
 /// Between two starts in sequence, so that one's late work is not the next one's time.
@@ -64,14 +64,14 @@ fn secret(client: &mut Client) -> Outcome<()> {
     }
 }
 
-fn watch(target: &Target, client: &mut Client) -> Outcome<Watch> {
+pub fn watch(target: &Target, client: &mut Client) -> Outcome<Watch> {
     let list: Value = serde_json::from_slice(&client.good("GET", &format!("{PODS}?limit=1"), b"")?)?;
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
     target.connect()?.watch(&format!("{PODS}?watch=1&resourceVersion={version}"))
 }
 
 /// Reads events until `wanted` says so; a pod that failed without being deleted is a failed measurement.
-fn until(watch: &mut Watch, mut wanted: impl FnMut(&str, &str, &Value) -> bool) -> Outcome<()> {
+pub fn until(watch: &mut Watch, mut wanted: impl FnMut(&str, &str, &Value) -> bool) -> Outcome<()> {
     loop {
         let event = watch.next()?;
         let kind = event["type"].as_str().unwrap_or_default();
