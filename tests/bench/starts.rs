@@ -29,9 +29,8 @@ pub fn ready(args: &ReadyArgs) -> Outcome<()> {
     let target = Target::read(&args.kubeconfig)?;
     let begin = Instant::now();
     let mut server = start(&args.command, &args.log)?;
-    let answers = || -> Outcome<Vec<u8>> {
-        target.connect()?.good("GET", "/api/v1/namespaces/default/configmaps?limit=1", b"")
-    };
+    let answers =
+        || -> Outcome<Vec<u8>> { target.connect()?.good("GET", "/api/v1/namespaces/default/configmaps?limit=1", b"") };
     while answers().is_err() {
         if let Some(status) = server.try_wait()? {
             return Err(format!("the server ended ({status}): see {}", args.log.display()).into());
