@@ -302,6 +302,9 @@ fn exec_runs_beside_the_container() {
         let exit = running.wait().await.unwrap();
         assert_eq!((exit.code, exit.signal), (7, None));
         assert_eq!((read(running.stdout).await, read(running.stderr).await), ("through".into(), "container\n".into()));
+        let listing = sandbox.exec(&exec("ls / | tr '\\n' ' '", false)).await.unwrap();
+        listing.wait().await.unwrap();
+        assert_eq!(read(listing.stdout).await, "bin dev etc proc root sys tmp ");
         // As confined as the container, and in its namespaces and cgroup.
         let script = "grep -h 'Cap[EB]\\|Seccomp:\\|^Uid' /proc/self/status /proc/1/status | sort | uniq -c | grep -vc '^ *2 '; \
                       ps | grep -c 'sleep 1000'; cat /proc/self/cgroup > /tmp/a; diff /tmp/a /proc/1/cgroup && echo same";
@@ -325,6 +328,21 @@ fn exec_runs_beside_the_container() {
         assert!(matches!(sandbox.exec(&exec("true", false)).await, Err(Error::NotFound(_))));
         sandbox.remove().await.unwrap();
     });
+}
+
+/// The tests of confinement again, by a node whose root is not that of its mount namespace.
+#[test]
+fn a_node_in_a_chroot_confines_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    // Everything of the machine at another place, under the same paths inside.
+    let script = "mount --make-rprivate / && mount --rbind / \"$0\" && exec chroot \"$0\" \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.env("CORACLE_PAUSE", support::pause_program());
+    command.args(["--mount", "sh", "-c", script]).arg(dir.path()).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", "exec_runs_beside_the_container", "a_container_sees_only_its_own"]);
+    let output = command.output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && out.contains("2 passed"), "{out}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

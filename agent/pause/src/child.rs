@@ -72,10 +72,11 @@ fn prepare(start: &Start<&CStr>, stdio: &Stdio) -> Result<(), Failure> {
     for (i, tree) in start.trees.iter().enumerate() {
         trees.push(open_tree(tree).map_err(at(Stage::Tree, i))?);
     }
-    // What happens to mounts from here on stays in this namespace.
-    sys::mount(c"", c"/", c"", MS_REC | MS_SLAVE, c"").map_err(at(Stage::Root, 0))?;
+    seal_mounts().map_err(at(Stage::Root, 0))?;
     let root = make_root(start, &trees)?;
-    sys::fchdir(&root).and_then(|()| sys::pivot_here()).map_err(at(Stage::Pivot, 0))?;
+    // From a chroot, a pivot would leave the machine's root in the namespace, for exec to land in.
+    let pivot = || sys::leave_chroot().and_then(|()| sys::fchdir(&root)).and_then(|()| sys::pivot_here());
+    pivot().map_err(at(Stage::Pivot, 0))?;
     for (i, step) in start.steps.iter().enumerate() {
         carry_out(step, &trees, &root).map_err(at(Stage::Step, i))?;
     }
@@ -83,6 +84,15 @@ fn prepare(start: &Start<&CStr>, stdio: &Stdio) -> Result<(), Failure> {
         set_attributes(&root, c"/", false, MOUNT_ATTR_RDONLY, 0).map_err(at(Stage::ReadOnlyRoot, 0))?;
     }
     take_stdio(stdio)
+}
+
+/// What happens to mounts from here on stays in this namespace: in the whole of it, though the node's
+/// paths may be those of a chroot, which need not even be a mount.
+fn seal_mounts() -> Result<(), Errno> {
+    let node = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    sys::leave_chroot()?;
+    sys::mount(c"", c"/", c"", MS_REC | MS_SLAVE, c"")?;
+    sys::fchdir(&node).and_then(|()| sys::chroot_here())
 }
 
 /// Writing 0 to a v1 `tasks` file moves the caller alone, without the kernel's global lock that

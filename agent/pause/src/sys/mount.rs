@@ -115,6 +115,19 @@ pub fn fsmount(context: &OwnedFd, attributes: u32) -> Result<OwnedFd> {
     fd(unsafe { libc::syscall(SYS_FSMOUNT, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })
 }
 
+/// Goes to the root of the caller's own mount namespace, which is another one than its root where a
+/// node runs in a chroot.
+pub fn leave_chroot() -> Result<()> {
+    let own = super::pidfd_open(std::process::id() as i32)?;
+    super::setns(&own, libc::CLONE_NEWNS)
+}
+
+/// Makes the current directory the caller's root, as it is known by path.
+pub fn chroot_here() -> Result<()> {
+    // SAFETY: a C string that outlives the call.
+    done(unsafe { libc::chroot(c".".as_ptr()) })
+}
+
 /// Makes the current directory, a mount point, the root and drops the old one.
 pub fn pivot_here() -> Result<()> {
     let here = c".".as_ptr();
