@@ -7,19 +7,43 @@
 # load_cluster DIR: fills in the cluster's settings, from DIR/settings once it exists.
 load_cluster() {
   DIR=$1
-  API_PORT=${API_PORT:-6443} REGISTRY_PORT=${REGISTRY_PORT:-5000} SUBNET=${SUBNET:-172.31.64}
+  API_PORT=6443 REGISTRY_PORT=5000 SUBNET=172.31.64 NODES=2
   # shellcheck disable=SC1091
   [ -e "$DIR/settings" ] && . "$DIR/settings"
+  keep_setting --port API_PORT "${WANT_PORT:-}"
+  keep_setting --registry-port REGISTRY_PORT "${WANT_REGISTRY_PORT:-}"
+  keep_setting --subnet SUBNET "${WANT_SUBNET:-}"
   BRIDGE=crcl$API_PORT
   GATEWAY=$SUBNET.1
   RUNTIME=/run/crcl$API_PORT
+  OWNER=/run/crcl$API_PORT.owner
   REGISTRY=$GATEWAY:$REGISTRY_PORT
   TABLE=crcl$API_PORT
   CGROUP=/crcl$API_PORT
 }
 
+# keep_setting OPTION NAME WANTED: a running cluster's names and addresses cannot change under it.
+keep_setting() {
+  local now=${!2}
+  [ -n "$3" ] && [ "$3" != "$now" ] || return 0
+  [ ! -e "$DIR/settings" ] || die "this cluster has $1 $now, not $3: another needs another --dir (or scripts/up.sh --down first)"
+  printf -v "$2" %s "$3"
+}
+
 save_settings() {
-  printf 'API_PORT=%s\nREGISTRY_PORT=%s\nSUBNET=%s\nNODES=%s\n' "$API_PORT" "$REGISTRY_PORT" "$SUBNET" "$NODES" >"$DIR/settings"
+  printf 'API_PORT=%s\nREGISTRY_PORT=%s\nSUBNET=%s\nNODES=%s\n' "$API_PORT" "$REGISTRY_PORT" "$SUBNET" "$NODES" >"$DIR/settings.new"
+  mv "$DIR/settings.new" "$DIR/settings"
+}
+
+# The names on this machine belong to one directory; whose they are outlives a removed directory.
+owner() { cat "$OWNER" 2>/dev/null || true; }
+claim_names() {
+  local other
+  other=$(owner)
+  if [ -n "$other" ] && [ "$other" != "$DIR" ] && [ -e "$other/settings" ]; then
+    die "port $API_PORT belongs to the cluster in $other: choose another with --port (and --registry-port, --subnet), or: scripts/up.sh --dir '$other' --down"
+  fi
+  printf '%s\n' "$DIR" >"$OWNER"
 }
 
 node_ip() { echo "$SUBNET.$((10 + ${1#agent-}))"; }
@@ -29,18 +53,28 @@ names() { echo registry; echo server; nodes; }
 
 # ---- the host's side of the network ----
 
-# set_sysctl KEY VALUE: remembers what was there, for --down.
+# What sysctls held before the first cluster of this machine; the last one to go puts them back.
+SYSCTLS=/run/crcl-sysctls
+
 set_sysctl() {
   local file=/proc/sys/${1//.//} old
   old=$(cat "$file")
   [ "$old" = "$2" ] && return
-  grep -qs "^$1=" "$DIR/sysctls" || echo "$1=$old" >>"$DIR/sysctls"
+  grep -qs "^$1=" "$SYSCTLS" || echo "$1=$old" >>"$SYSCTLS"
   echo "$2" >"$file"
+}
+
+restore_sysctls() {
+  local line
+  [ -e "$SYSCTLS" ] || return 0
+  ! ip -o link show type bridge | grep -qE '^[0-9]+: crcl[0-9]+:' || return 0
+  while read -r line; do echo "${line#*=}" >"/proc/sys/$(tr . / <<<"${line%%=*}")" || true; done <"$SYSCTLS"
+  rm -f "$SYSCTLS"
 }
 
 network_up() {
   if ! ip link show "$BRIDGE" >/dev/null 2>&1; then
-    if ip -4 addr | grep -q "inet $SUBNET\."; then
+    if ip -4 addr | grep -qF "inet $SUBNET."; then
       die "the network $SUBNET.0/24 is in use on this machine: choose another with --subnet A.B.C"
     fi
     ip link add "$BRIDGE" type bridge
@@ -48,7 +82,7 @@ network_up() {
   ip addr replace "$GATEWAY/24" dev "$BRIDGE"
   ip link set "$BRIDGE" up
   set_sysctl net.ipv4.ip_forward 1
-  nft -f - <<EOF
+  nft -f - <<RULES
 table ip $TABLE
 delete table ip $TABLE
 table ip $TABLE {
@@ -57,19 +91,46 @@ table ip $TABLE {
     ip saddr $SUBNET.0/24 ip daddr != $SUBNET.0/24 masquerade
   }
 }
-EOF
+RULES
+  pass_firewall
+}
+
+# firewall_rules COMMAND: the rules that let the bridge through where a firewall (Docker's, ufw's) drops by policy.
+firewall_rules() {
+  iptables -w "$1" INPUT -i "$BRIDGE" -j ACCEPT
+  iptables -w "$1" FORWARD -i "$BRIDGE" -j ACCEPT
+  iptables -w "$1" FORWARD -o "$BRIDGE" -j ACCEPT
+}
+
+# pass_firewall: an accept in a table of one's own does not override another table's drop.
+pass_firewall() {
+  command -v iptables >/dev/null || return 0
+  iptables -w -S 2>/dev/null | grep -qE '^-P (INPUT|FORWARD) DROP' || return 0
+  firewall_rules -C >/dev/null 2>&1 || firewall_rules -I
+}
+
+firewall_leftovers() { command -v iptables >/dev/null && iptables -w -S 2>/dev/null | grep -E -- "-[io] $BRIDGE " || true; }
+
+unpass_firewall() {
+  [ -n "$(firewall_leftovers)" ] || return 0
+  firewall_rules -D >/dev/null 2>&1 || true
 }
 
 node_network_up() {
   local node=$1 ns link
   ns=$(netns_of "$node")
   link=$BRIDGE-${node#agent-}
-  ip netns list | grep -qw "$ns" || ip netns add "$ns"
+  # A file of the name may be left from a start that was cut off, with no namespace behind it.
+  if ! ip -n "$ns" link show lo >/dev/null 2>&1; then
+    ip netns del "$ns" 2>/dev/null || true
+    ip netns add "$ns"
+  fi
   ip -n "$ns" link set lo up
   if ! ip -n "$ns" link show eth0 >/dev/null 2>&1; then
+    ip link del "$link" 2>/dev/null || true
     ip link add "$link" type veth peer name eth0 netns "$ns"
-    ip link set "$link" master "$BRIDGE" up
   fi
+  ip link set "$link" master "$BRIDGE" up
   ip -n "$ns" addr replace "$(node_ip "$node")/24" dev eth0
   ip -n "$ns" link set eth0 up
   ip -n "$ns" route replace default via "$GATEWAY"
@@ -79,16 +140,28 @@ node_network_up() {
 
 pid_of() { cat "$DIR/run/$1.pid" 2>/dev/null; }
 
-# running NAME: its pid names a program of this cluster (and not a later process with the same number).
+program_of() {
+  case $1 in
+    registry) echo docker-registry ;;
+    server) echo coracle-server ;;
+    *) echo coracle-agent ;;
+  esac
+}
+
+# running NAME: its pid names its program (and not a later process with the same number).
 running() {
   local pid exe
   pid=$(pid_of "$1") || return 1
   exe=$(readlink "/proc/$pid/exe" 2>/dev/null) || return 1
-  case $exe in "$DIR/bin/"*) return 0 ;; *) return 1 ;; esac
+  # A program that was replaced meanwhile goes on from its deleted file.
+  [ "${exe% (deleted)}" = "$DIR/bin/$(program_of "$1")" ] || return 1
+  case $1 in agent-*) grep -zqxF -- "$DIR/$1" "/proc/$pid/cmdline" 2>/dev/null ;; esac
 }
 
+joined() { [ -e "$DIR/$1/identity/certificate.1" ] || [ -e "$DIR/$1/identity/certificate.2" ]; }
+
 command_of() {
-  local node=$1 args=()
+  local node=$1 args=() line
   case $1 in
     registry) args=("$DIR/bin/docker-registry" serve "$DIR/registry.yml") ;;
     server)
@@ -99,10 +172,11 @@ command_of() {
     *)
       args=("$DIR/bin/coracle-agent" --state "$DIR/$node" --name "$node" --cgroup-root "$CGROUP"
         --runtime-dir "$RUNTIME/$node" --pause "$DIR/bin/coracle-pause" --registries "$DIR/registries.json")
-      # Only the first start joins: an agent that has its identity ignores the line.
-      local line
-      line=$(join_line) || return 1
-      args+=(--join "$line")
+      # Only the first start joins.
+      if ! joined "$node"; then
+        line=$(join_line) || return 1
+        args+=(--join "$line")
+      fi
       mapfile -t -O ${#args[@]} args < <(split_args "$DIR/agent-args")
       ;;
   esac
@@ -110,30 +184,47 @@ command_of() {
 }
 
 split_args() { [ -s "$1" ] && xargs -n1 printf '%s\n' <"$1"; }
-join_line() { "$DIR/bin/coracle" --kubeconfig "$DIR/kubeconfig" token create --ttl 1h --uses 1; }
+join_line() { timeout 20 "$DIR/bin/coracle" --kubeconfig "$DIR/kubeconfig" token create --ttl 1h --uses 1; }
+
+# command_is_current NAME: as DIR/run/NAME.cmd says, unless arguments changed since, the directory was
+# moved, or the agent never joined with the token that is in there.
+command_is_current() {
+  local cmd=$DIR/run/$1.cmd args=$DIR/agent-args
+  [ "$1" = server ] && args=$DIR/server-args
+  [ -s "$cmd" ] && [ ! "$args" -nt "$cmd" ] || return 1
+  case $(head -n 1 "$cmd") in "$DIR/bin/"*) ;; *) return 1 ;; esac
+  case $1 in agent-*) joined "$1" ;; esac
+}
 
 # start NAME: nothing when it runs; otherwise as DIR/run/NAME.cmd says, which is made on the first start.
 start() {
-  local name=$1 cmd
+  local name=$1 cmd program
   running "$name" && return 0
-  [ -s "$DIR/run/$name.cmd" ] || { command_of "$name" >"$DIR/run/$name.cmd.new" && mv "$DIR/run/$name.cmd.new" "$DIR/run/$name.cmd"; }
+  program=$DIR/bin/$(program_of "$name")
+  [ -x "$program" ] || { say "$program is missing: scripts/up.sh builds it"; return 1; }
+  mkdir -p "$DIR/run" "$DIR/log"
+  if ! command_is_current "$name"; then
+    command_of "$name" >"$DIR/run/$name.cmd.new" || { say "$name cannot join: the server has to run (scripts/up.sh --start server)"; return 1; }
+    mv "$DIR/run/$name.cmd.new" "$DIR/run/$name.cmd"
+  fi
   mapfile -t cmd <"$DIR/run/$name.cmd"
   case $name in
     agent-*)
-      node_network_up "$name"
+      node_network_up "$name" || return 1
       mkdir -p "$RUNTIME/$name" "$DIR/$name"
       cmd=(nsenter --net="/run/netns/$(netns_of "$name")" -- "${cmd[@]}")
       ;;
   esac
   # Descriptors of the caller, its locks above all, stay out of a process that outlives it.
   setsid "${cmd[@]}" </dev/null >>"$DIR/log/$name.log" 2>&1 7>&- 8>&- 9>&- &
-  echo $! >"$DIR/run/$name.pid"
-  local tries
-  for ((tries = 0; tries < 100; tries++)); do
+  local pid=$! tries
+  echo "$pid" >"$DIR/run/$name.pid"
+  for ((tries = 0; tries < 200; tries++)); do
     running "$name" && return 0
-    kill -0 "$(pid_of "$name")" 2>/dev/null || break
+    kill -0 "$pid" 2>/dev/null || break
     sleep 0.05
   done
+  rm -f "$DIR/run/$name.pid"
   say "$name did not start; its log ($DIR/log/$name.log) ends:"
   tail -n 20 "$DIR/log/$name.log" >&2
   return 1
@@ -153,6 +244,12 @@ stop() {
     while running "$name"; do sleep 0.05; done
   fi
   rm -f "$DIR/run/$name.pid"
+}
+
+# forget_the_dead: a pid file of what was killed says nothing any more.
+forget_the_dead() {
+  local name
+  for name in $(names); do running "$name" || rm -f "$DIR/run/$name.pid"; done
 }
 
 # Pods outlive their agent, so stopping everything ends them by their cgroups.
@@ -183,7 +280,7 @@ own_pids() {
 
 stop_pods() {
   local pids tries
-  for ((tries = 0; tries < 100; tries++)); do
+  for ((tries = 0; tries < 200; tries++)); do
     pids=$(pod_pids; own_pids)
     [ -z "$pids" ] && break
     # shellcheck disable=SC2086
@@ -192,60 +289,75 @@ stop_pods() {
   done
   unmount_below "$RUNTIME"
   unmount_below "$DIR"
-  rm -rf "$RUNTIME"
+  rm -rf --one-file-system "$RUNTIME"
+}
+
+# mounts_below PATH: mount points as the kernel lists them, its octal escapes taken out.
+mounts_below() {
+  local mount
+  while read -r _ mount _; do
+    mount=$(printf '%b' "${mount//\\/\\0}")
+    case $mount in "$1" | "$1"/*) printf '%s\n' "$mount" ;; esac
+  done </proc/mounts
 }
 
 unmount_below() {
-  awk -v d="$1" '$2 == d || index($2, d "/") == 1 {print $2}' /proc/mounts | sort -r |
-    while read -r mount; do umount -l "$(printf '%b' "$mount")" 2>/dev/null || true; done
+  local mount
+  mounts_below "$1" | sort -r | while read -r mount; do umount -l "$mount" 2>/dev/null || true; done
 }
 
+links() { ip -o link | sed -nE "s/^[0-9]+: ($BRIDGE(-[0-9]+)?)[@:].*/\1/p"; }
+namespaces() { ip netns list 2>/dev/null | awk -v p="$BRIDGE-" 'index($1, p) == 1 {print $1}'; }
+
 stop_all() {
-  local name
+  local name link
   for name in $(nodes) server registry; do stop "$name"; done
   stop_pods
-  local node
-  for node in $(nodes); do
-    # The kernel takes a namespace apart in its own time: the link goes first, so that its name is free.
-    ip link del "$BRIDGE-${node#agent-}" 2>/dev/null || true
-    ip netns del "$(netns_of "$node")" 2>/dev/null || true
-  done
+  # The kernel takes a namespace apart in its own time: the link goes first, so that its name is free.
+  for link in $(links); do [ "$link" = "$BRIDGE" ] || ip link del "$link" 2>/dev/null || true; done
+  for name in $(namespaces); do ip netns del "$name" 2>/dev/null || true; done
 }
 
 # ---- taking it all away ----
 
-down() {
+# sweep: everything of this cluster that is not in its directory.
+sweep() {
+  local dir tries
   stop_all
   ip link del "$BRIDGE" 2>/dev/null || true
   nft delete table ip "$TABLE" 2>/dev/null || true
-  local dir line
-  local tries
+  unpass_firewall
   for ((tries = 0; tries < 100; tries++)); do
     for dir in $(cgroup_dirs); do find "$dir" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done
     # A killed process leaves its group only when the kernel is done with it.
     [ -n "$(cgroup_dirs)" ] || break
     sleep 0.1
   done
-  if [ -e "$DIR/sysctls" ]; then
-    while read -r line; do echo "${line#*=}" >"/proc/sys/$(tr . / <<<"${line%%=*}")" || true; done <"$DIR/sysctls"
-  fi
-  find "$DIR" -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {} +
+  restore_sysctls
+}
+
+down() {
+  sweep
+  find "$DIR" -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf --one-file-system {} +
   local left
   left=$(left_behind)
-  [ -z "$left" ] && return 0
-  say "left behind:"
-  say "$left"
-  return 1
+  if [ -n "$left" ]; then
+    say "left behind:"
+    say "$left"
+    return 1
+  fi
+  rm -f "$OWNER"
 }
 
 left_behind() {
   local pid
   for pid in $(own_pids; pod_pids); do echo "process $pid ($(readlink "/proc/$pid/exe"))"; done
-  awk -v a="$RUNTIME" -v b="$DIR" 'index($2, a) == 1 || index($2, b "/") == 1 {print "mount " $2}' /proc/mounts
-  ip netns list 2>/dev/null | awk -v p="$BRIDGE-" 'index($1, p) == 1 {print "namespace " $1}'
+  { mounts_below "$RUNTIME"; mounts_below "$DIR"; } | sed 's/^/mount /'
+  namespaces | sed 's/^/namespace /'
   cgroup_dirs | sed 's/^/cgroup /'
-  ip -o link | awk -F': ' -v p="$BRIDGE" 'index($2, p) == 1 {print "link " $2}'
+  links | sed 's/^/link /'
   nft list tables 2>/dev/null | grep -w "$TABLE" || true
-  [ -e "$RUNTIME" ] && echo "directory $RUNTIME"
+  firewall_leftovers | sed 's/^/firewall rule /'
+  [ ! -e "$RUNTIME" ] || echo "directory $RUNTIME"
   find "$DIR" -mindepth 1 -maxdepth 1 ! -name bin | sed 's/^/file /'
 }
