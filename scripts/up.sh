@@ -97,7 +97,7 @@ build() {
   local args=(--locked -p coracle-server -p coracle-cli -p coracle-agent -p coracle-pause) out=debug
   [ "$profile" = release ] && args+=(--release) && out=release
   [ -n "$faults" ] && args+=(--features coracle-server/faults --features coracle-agent/faults)
-  cd "$ROOT"
+  cd "$ROOT" || return 1
   as_user cargo build "${args[@]}"
   out=$(as_user cargo metadata --format-version 1 --no-deps | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/$out
   install_programs "$out"
@@ -275,8 +275,10 @@ TRY
 
 prepare() {
   # A cluster whose directory somebody removed is still there, under the names that this one needs.
+  local before
+  before=$(owner)
   claim_names
-  if [ ! -e "$DIR/settings" ] && [ -e "$RUNTIME" ]; then step "clear what an earlier cluster left" sweep; fi
+  if [ ! -e "$DIR/settings" ] && [ -n "$before" ]; then step "clear what an earlier cluster left" sweep; fi
   mkdir -p "$DIR"/{bin,run,log,registry}
   save_settings
   forget_the_dead

@@ -338,7 +338,8 @@ sweep() {
 
 down() {
   sweep
-  find "$DIR" -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf --one-file-system {} +
+  # The settings go last: they say what the rest was called.
+  files_but_bin ! -name settings -exec rm -rf --one-file-system {} + 2>/dev/null || true
   local left
   left=$(left_behind)
   if [ -n "$left" ]; then
@@ -346,8 +347,10 @@ down() {
     say "$left"
     return 1
   fi
-  rm -f "$OWNER"
+  rm -f "$OWNER" "$DIR/settings"
 }
+
+files_but_bin() { find "$DIR" -mindepth 1 -maxdepth 1 ! -name bin "$@"; }
 
 left_behind() {
   local pid
@@ -359,5 +362,5 @@ left_behind() {
   nft list tables 2>/dev/null | grep -w "$TABLE" || true
   firewall_leftovers | sed 's/^/firewall rule /'
   [ ! -e "$RUNTIME" ] || echo "directory $RUNTIME"
-  find "$DIR" -mindepth 1 -maxdepth 1 ! -name bin | sed 's/^/file /'
+  files_but_bin ! -name settings | sed 's/^/file /'
 }
