@@ -4,8 +4,25 @@
 NET_SECONDS=${BENCH_NET_SECONDS:-300}
 DAY=86400
 
-# wire: bytes that the node received and sent so far, Ethernet headers included.
-wire() { awk '$1 == "eth0:" { print $2 + $10 }' "/proc/$(cat "$CLUSTER/run/agent-1.pid")/net/dev"; }
+# in_node COMMAND…: in the node's network namespace.
+in_node() { nsenter --net="/proc/$(cat "$CLUSTER/run/agent-1.pid")/ns/net" -- "$@"; }
+
+# count_wire: from now on the node's own packets from and to the other side are counted. What a local network
+# says of itself (ARP, neighbours, routers) is not between server and agent.
+count_wire() {
+  in_node nft -f - <<END
+table ip coracle-bench {
+  chain in { type filter hook input priority 0; iifname "eth0" counter; }
+  chain out { type filter hook output priority 0; oifname "eth0" counter; }
+}
+END
+}
+
+# wire: bytes of those packets so far, with Ethernet's header of each.
+wire() {
+  in_node nft list table ip coracle-bench |
+    awk '{ for (i = 1; i < NF; i++) { if ($i == "packets") sum += 14 * $(i + 1); if ($i == "bytes") sum += $(i + 1) } } END { print sum + 0 }'
+}
 
 bench_net-idle() {
   local before after
@@ -13,6 +30,7 @@ bench_net-idle() {
   cluster_up
   keep_pods 10 "$(push small)" --shell "$IDLE_SHELL"
   sleep "$SETTLE_SECONDS"
+  count_wire
   before=$(wire)
   sleep "$NET_SECONDS"
   after=$(wire)

@@ -89,11 +89,12 @@ pub fn disk(path: &Path) -> std::io::Result<(u64, u64)> {
     Ok((s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)))
 }
 
-/// The condition that a disk so full makes.
+/// The condition that a disk so full makes. Like its sisters it names the threshold, not the figure of
+/// the moment: words that change with every look would be sent with every look.
 pub fn disk_pressure(free: u64, total: u64) -> Condition {
     let status = total > 0 && free / (total / 100).max(1) < DISK_PRESSURE_FREE;
     let (reason, message) = if status {
-        ("NodeHasDiskPressure", format!("{} MiB of {} MiB are free", free >> 20, total >> 20))
+        ("NodeHasDiskPressure", format!("less than {DISK_PRESSURE_FREE} % of {} MiB are free", total >> 20))
     } else {
         ("NodeHasNoDiskPressure", "the node has no disk pressure".to_owned())
     };
@@ -109,7 +110,7 @@ const PID_PRESSURE_FREE: u64 = 10;
 pub fn memory_pressure(meminfo: &str) -> Condition {
     let (available, total) = (meminfo_bytes(meminfo, "MemAvailable:"), meminfo_bytes(meminfo, "MemTotal:"));
     let status = total > 0 && available < total / 100 * MEMORY_PRESSURE_FREE;
-    let short = format!("{} MiB of {} MiB are available", available >> 20, total >> 20);
+    let short = format!("less than {MEMORY_PRESSURE_FREE} % of {} MiB are available", total >> 20);
     pressure("MemoryPressure", status, ["NodeHasInsufficientMemory", "NodeHasSufficientMemory"], short, "memory")
 }
 
@@ -120,7 +121,7 @@ pub fn pid_pressure(loadavg: &str, limits: &[String]) -> Condition {
     let limit = limits.iter().filter_map(|l| l.trim().parse::<u64>().ok()).min().unwrap_or(u64::MAX);
     let used = threads.unwrap_or(0);
     let status = limit.saturating_sub(used) < limit / 100 * PID_PRESSURE_FREE;
-    let short = format!("{used} of {limit} process numbers are in use");
+    let short = format!("less than {PID_PRESSURE_FREE} % of {limit} process numbers are free");
     pressure("PIDPressure", status, ["NodeHasInsufficientPID", "NodeHasSufficientPID"], short, "PID")
 }
 
@@ -171,6 +172,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pressure_that_lasts_is_the_same_at_every_look() {
+        assert_eq!(disk_pressure(9 << 30, 100 << 30), disk_pressure(5 << 30, 100 << 30));
+        let memory = |available| memory_pressure(&format!("MemTotal: 1000000 kB\nMemAvailable: {available} kB\n"));
+        assert_eq!(memory(40_000), memory(30_000));
+        let processes = |used| pid_pressure(&format!("0.1 0.1 0.1 1/{used} 77\n"), &["4000".to_owned()]);
+        assert_eq!(processes(3700), processes(3800));
+    }
+
+    #[test]
     fn a_card_that_the_kernel_gave_up_is_read_only() {
         let line = |options: &str| format!("36 35 98:0 /a /b rw,noatime shared:1 - ext4 /dev/x {options}\n");
         assert!(is_super_read_only(&line("ro,errors=remount-ro"), "98:0"));
@@ -184,7 +194,7 @@ mod tests {
         let memory = |available| memory_pressure(&format!("MemTotal: 1000000 kB\nMemAvailable: {available} kB\n"));
         assert!(!memory(60_000).status);
         let short = memory(40_000);
-        assert!(short.status && short.message.starts_with("39 MiB of 976 MiB"), "{short:?}");
+        assert!(short.status && short.message.starts_with("less than 5 % of 976 MiB"), "{short:?}");
         assert!(!memory_pressure("").status, "what cannot be read is not short");
         let limits = ["32768\n".to_owned(), "4000\n".to_owned()];
         assert!(!pid_pressure("0.1 0.1 0.1 1/3000 77\n", &limits).status);
