@@ -7,6 +7,7 @@ pub mod codec;
 pub mod contact;
 pub mod desired;
 pub mod digest;
+pub mod event;
 pub mod fault;
 pub mod ids;
 pub mod join;

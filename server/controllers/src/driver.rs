@@ -43,6 +43,11 @@ pub trait Controller: Send + Sync {
 
     fn reconcile(&self, key: &Key, world: &World, now: Now) -> Outcome;
 
+    /// The name under which Events tell of the pods that it makes and removes.
+    fn teller(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The keys that lost or regained contacts with nodes make dirty.
     fn contacts_changed(&self, _world: &World, _mark: &mut dyn FnMut(Key)) {}
 
@@ -147,18 +152,25 @@ impl Driver<'_> {
     }
 
     fn write(&mut self, batch: Batch) {
-        let (submit, sender) = (self.submit.clone(), self.sender.clone());
+        let (submit, sender, clock) = (self.submit.clone(), self.sender.clone(), self.clock.clone());
         let task = async move {
-            let mut refused = None;
+            let (mut refused, mut told) = (None, Vec::new());
             for write in &batch.writes {
-                if let Err(refusal) = submit.submit(&batch.who, write.clone()).await
-                    && !Batch::is_courtesy(write)
-                {
-                    refused = Some(refusal);
-                    break;
+                match submit.submit(&batch.who, write.clone()).await {
+                    Ok(object) => told.extend(batch.told(write, &object, clock.wall())),
+                    Err(_) if Batch::is_courtesy(write) => {}
+                    Err(refusal) => {
+                        refused = Some(refusal);
+                        break;
+                    }
                 }
             }
+            let who = batch.who.clone();
             let _ = sender.send((batch, refused)).await;
+            // Courtesies come last: nothing waits for them.
+            for event in told {
+                let _ = submit.submit(&who, event).await;
+            }
         };
         self.executor.spawn(task).detach();
     }

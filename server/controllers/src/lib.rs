@@ -8,6 +8,7 @@ mod deployment;
 mod driver;
 mod endpoints;
 mod garbage;
+mod mirror;
 mod namespace;
 mod node;
 mod object;

@@ -1,5 +1,7 @@
 //! Small views of API objects.
 
+use coracle_shared::event::About;
+pub use coracle_shared::event::Happening;
 use coracle_shared::submit::Write;
 use coracle_shared::time::Millis;
 use serde_json::{Value, json};
@@ -107,28 +109,8 @@ pub struct Condition<'a> {
 
 /// An Event about an object.
 pub fn event(about: &Value, api_version: &str, kind: &str, what: &Happening<'_>, now: Millis) -> Write {
-    let namespace = if namespace(about).is_empty() { "default" } else { namespace(about) };
-    let at = now.seconds_text();
-    Write::Create {
-        resource: "events",
-        namespace: namespace.to_owned(),
-        object: json!({
-            "apiVersion": "v1", "kind": "Event",
-            "metadata": {"generateName": format!("{}.", name(about)), "namespace": namespace},
-            "involvedObject": {"apiVersion": api_version, "kind": kind, "namespace": about["metadata"]["namespace"],
-                "name": name(about), "uid": uid(about)},
-            "type": if what.warning { "Warning" } else { "Normal" },
-            "reason": what.reason, "message": what.message, "count": 1,
-            "firstTimestamp": at, "lastTimestamp": at, "source": {"component": what.component},
-        }),
-    }
-}
-
-pub struct Happening<'a> {
-    pub component: &'a str,
-    pub warning: bool,
-    pub reason: &'a str,
-    pub message: &'a str,
+    let about = About { api_version, kind, namespace: namespace(about), name: name(about), uid: uid(about) };
+    coracle_shared::event::event(&about, what, now)
 }
 
 /// A status write, when the status differs from what is stored.

@@ -16,6 +16,7 @@ use crate::world::{World, parse};
 const RESOURCE: &str = "replicasets.apps";
 const API_VERSION: &str = "apps/v1";
 const KIND: &str = "ReplicaSet";
+const COMPONENT: &str = "replicaset-controller";
 
 /// Pods made or removed at one look; the rest follows at the next, once these are stored.
 const BURST: usize = 100;
@@ -25,6 +26,10 @@ pub struct ReplicaSets;
 impl Controller for ReplicaSets {
     fn name(&self) -> &'static str {
         "replicaset"
+    }
+
+    fn teller(&self) -> Option<&'static str> {
+        Some(COMPONENT)
     }
 
     fn dirty(&self, event: &Event, world: &World, mark: &mut dyn FnMut(Key)) {
@@ -53,7 +58,7 @@ impl Controller for ReplicaSets {
     fn refused(&self, key: &Key, refusal: &Refusal, world: &World, now: Now) -> Vec<Write> {
         let Some(set) = world.get(key) else { return Vec::new() };
         let what = Happening {
-            component: "replicaset-controller",
+            component: COMPONENT,
             warning: true,
             reason: "FailedCreate",
             message: &refusal.message,

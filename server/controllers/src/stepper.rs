@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use coracle_shared::event::pod_made_or_removed;
 use coracle_shared::submit::{Identity, Refusal, Write};
 use coracle_shared::time::{Clock, Millis};
 use coracle_store::{Event, Revision};
+use serde_json::Value;
 
 use crate::deployment::Deployments;
 use crate::driver::{Controller, Controllers, Now};
 use crate::endpoints::EndpointsController;
 use crate::garbage::Garbage;
+use crate::mirror::Mirror;
 use crate::namespace::Namespaces;
 use crate::node::Nodes;
 use crate::queue::{Queue, Work};
@@ -28,9 +31,16 @@ pub struct Batch {
     work: Work,
     pub who: Identity,
     pub writes: Vec<Write>,
+    /// The component that tells of pods made and removed.
+    teller: Option<&'static str>,
 }
 
 impl Batch {
+    /// The event about a write that was done; `object` is what the pipeline answered.
+    pub fn told(&self, write: &Write, object: &Value, now: Millis) -> Option<Write> {
+        pod_made_or_removed(self.teller?, write, object, now)
+    }
+
     /// An event is a courtesy: losing one loses nothing.
     pub fn is_courtesy(write: &Write) -> bool {
         matches!(write, Write::Create { resource: "events", .. })
@@ -54,6 +64,7 @@ impl Stepper {
             Box::new(Deployments),
             Box::new(ReplicaSets),
             Box::new(EndpointsController),
+            Box::new(Mirror),
             Box::new(Nodes::new(parts.contacts.clone(), parts.node_limits)),
             Box::new(Namespaces::new(namespaced)),
             Box::new(Garbage),
@@ -91,7 +102,8 @@ impl Stepper {
             }
             if !outcome.writes.is_empty() {
                 self.queue.begin(work.clone());
-                batches.push(Batch { who: identity(controller.name()), work, writes: outcome.writes });
+                let (who, teller) = (identity(controller.name()), controller.teller());
+                batches.push(Batch { who, work, writes: outcome.writes, teller });
             }
         }
         (batches, self.queue.wake(self.clock.monotonic()).or(next))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_shared::ids::PodUid;
+use coracle_shared::event::{About, Happening};
 use coracle_shared::submit::{Identity, Refusal, Write};
 use coracle_shared::time::{Clock, Millis};
 use coracle_store::{Event, Item, Range, Revision, Store};
@@ -223,7 +224,7 @@ impl Stepper {
             subresource: "status",
             patch: json!({"metadata": {"uid": request.uid.0}, "status": {"conditions": [condition]}}),
         };
-        let event = event(request, "Warning", "FailedScheduling", why, &*self.clock);
+        let event = event(request, true, "FailedScheduling", why, &*self.clock);
         // Both are told again when the reason changes; the pod stays in the queue either way.
         self.errands.push(Errand::Tell(vec![status, event]));
     }
@@ -271,7 +272,7 @@ pub fn bind_write(request: &Request, node: &str) -> Write {
 /// What a person is told of a binding.
 pub fn scheduled_event(request: &Request, node: &str, clock: &dyn Clock) -> Write {
     let text = format!("Successfully assigned {}/{} to {node}", request.namespace, request.name);
-    event(request, "Normal", "Scheduled", &text, clock)
+    event(request, false, "Scheduled", &text, clock)
 }
 
 /// Who the scheduler is.
@@ -287,19 +288,14 @@ fn uid_of(object: &Value) -> PodUid {
     PodUid(object["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
 }
 
-fn event(request: &Request, kind: &str, reason: &str, message: &str, clock: &dyn Clock) -> Write {
-    let now = clock.wall().seconds_text();
-    Write::Create {
-        resource: "events",
-        namespace: request.namespace.clone(),
-        object: json!({
-            "apiVersion": "v1", "kind": "Event",
-            "metadata": {"generateName": format!("{}.", request.name), "namespace": request.namespace},
-            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": request.namespace,
-                "name": request.name, "uid": request.uid.0},
-            "type": kind, "reason": reason, "message": message, "count": 1,
-            "firstTimestamp": now, "lastTimestamp": now,
-            "source": {"component": "default-scheduler"},
-        }),
-    }
+fn event(request: &Request, warning: bool, reason: &str, message: &str, clock: &dyn Clock) -> Write {
+    let about = About {
+        api_version: "v1",
+        kind: "Pod",
+        namespace: &request.namespace,
+        name: &request.name,
+        uid: &request.uid.0,
+    };
+    let what = Happening { component: "default-scheduler", warning, reason, message };
+    coracle_shared::event::event(&about, &what, clock.wall())
 }
