@@ -85,10 +85,12 @@ mod tests {
 
     #[test]
     fn a_pod_made_or_removed_is_told_of_its_controller() {
-        let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "u", "controller": true});
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "u", "controller": true});
         let pod = json!({"metadata": {"name": "rs-x", "ownerReferences": [{"kind": "Other"}, owner]}});
         let create = Write::Create { resource: "pods", namespace: "n".into(), object: json!({}) };
-        let involved = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "u", "namespace": "n"});
+        let involved =
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "u", "namespace": "n"});
         assert_eq!(told(&create, &pod), Some(("n".into(), "SuccessfulCreate: Created pod: rs-x".into(), involved)));
         let (resource, namespace, name, options) = ("pods", "n".into(), "rs-x".into(), Default::default());
         let delete = Write::Delete { resource, namespace, name, options };

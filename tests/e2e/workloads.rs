@@ -1,6 +1,6 @@
 //! Real containers: what a pod asks for is what it gets, and what goes wrong says so.
 
-use coracle_tests::Cluster;
+use coracle_tests::{Cluster, until};
 
 fn pod(name: &str, container: &str, extra: &str) -> String {
     format!(
@@ -154,4 +154,54 @@ fn services_are_reached_by_name_address_and_node_port() {
         let (code, body) = coracle_tests::get(cluster.node_port(node, 30080), "/").expect("the NodePort answers");
         assert!(code == 200 && body.starts_with("pod web-"), "{code} {body}");
     }
+}
+
+#[test]
+fn endpoints_that_a_person_writes_are_balanced_to() {
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("by-hand");
+    let n = namespace.name.as_str();
+    cluster.apply(n, "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers: [{name: c, image: \"@IMAGE@\"}]\n");
+    let pod = cluster.phase(n, "web", "Running");
+    let ip = pod["status"]["podIP"].as_str().expect("an address");
+    cluster.apply(n, "apiVersion: v1\nkind: Service\nmetadata: {name: own}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 30085}]}\n");
+    let endpoints = format!(
+        "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: own}}\nsubsets: [{{addresses: [{{ip: {ip}}}], ports: [{{port: 8080}}]}}]\n"
+    );
+    cluster.apply(n, &endpoints);
+    let slice = || cluster.object("endpointslice", n, "own-mirrored-0");
+    until("the Endpoints are mirrored", || slice().is_some_and(|slice| slice["endpoints"][0]["addresses"][0] == ip));
+    until("the NodePort answers", || {
+        coracle_tests::get(cluster.node_port(0, 30085), "/").is_ok_and(|(code, _)| code == 200)
+    });
+    cluster.kubectl("1.32", &["delete", "endpoints", "own", "-n", n]).good();
+    until("the slice goes with them", || slice().is_none());
+}
+
+#[test]
+fn a_replica_set_tells_of_the_pods_it_makes_and_removes() {
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("told");
+    let n = namespace.name.as_str();
+    let set = "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: told}\nspec:\n  replicas: 2\n  selector: {matchLabels: {a: told}}\n  \
+               template:\n    metadata: {labels: {a: told}}\n    spec:\n      terminationGracePeriodSeconds: 0\n      containers: [{name: c, image: \"@IMAGE@\"}]\n";
+    cluster.apply(n, set);
+    let told = |reason: &str| {
+        let events = cluster.objects("events", n);
+        let about = |e: &&serde_json::Value| e["reason"] == reason && e["involvedObject"]["name"] == "told";
+        let mut pods: Vec<String> = events
+            .iter()
+            .filter(about)
+            .filter_map(|e| Some(e["message"].as_str()?.rsplit(' ').next()?.to_owned()))
+            .collect();
+        pods.sort();
+        pods
+    };
+    until("both pods are told of", || told("SuccessfulCreate").len() == 2);
+    let mut pods: Vec<String> =
+        cluster.objects("pods", n).iter().filter_map(|p| Some(p["metadata"]["name"].as_str()?.to_owned())).collect();
+    pods.sort();
+    assert_eq!(told("SuccessfulCreate"), pods);
+    cluster.kubectl("1.32", &["scale", "rs", "told", "-n", n, "--replicas=0"]).good();
+    until("and that they were removed", || told("SuccessfulDelete") == pods);
 }

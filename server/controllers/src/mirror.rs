@@ -69,7 +69,9 @@ fn is_mirrored(service: Option<&Value>, endpoints: &Value) -> bool {
 
 fn plan(service: Option<&Value>, endpoints: &Value, slices: &[Value]) -> Vec<Write> {
     let wanted: Vec<Value> = match is_mirrored(service, endpoints) {
-        true => array(endpoints, "/subsets").iter().enumerate().map(|(i, subset)| slice(endpoints, i, subset)).collect(),
+        true => {
+            array(endpoints, "/subsets").iter().enumerate().map(|(i, subset)| slice(endpoints, i, subset)).collect()
+        }
         false => Vec::new(),
     };
     let mut writes = Vec::new();

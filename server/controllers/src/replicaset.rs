@@ -57,12 +57,7 @@ impl Controller for ReplicaSets {
 
     fn refused(&self, key: &Key, refusal: &Refusal, world: &World, now: Now) -> Vec<Write> {
         let Some(set) = world.get(key) else { return Vec::new() };
-        let what = Happening {
-            component: COMPONENT,
-            warning: true,
-            reason: "FailedCreate",
-            message: &refusal.message,
-        };
+        let what = Happening { component: COMPONENT, warning: true, reason: "FailedCreate", message: &refusal.message };
         let failure =
             Condition { kind: "ReplicaFailure", status: "True", reason: "FailedCreate", message: &refusal.message };
         let mut status = set["status"].clone();

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use coracle_shared::ids::PodUid;
 use coracle_shared::event::{About, Happening};
+use coracle_shared::ids::PodUid;
 use coracle_shared::submit::{Identity, Refusal, Write};
 use coracle_shared::time::{Clock, Millis};
 use coracle_store::{Event, Item, Range, Revision, Store};
