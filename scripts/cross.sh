@@ -2,7 +2,7 @@
 # cross.sh [ARCH…]: builds the static release programs for aarch64, armv7 and x86_64 (all three when none is named).
 #
 #   dist/ARCH/                the programs, with their SHA256SUMS
-#   dist/coracle-ARCH.tar.gz  the same in one file, to be handed to a machine or put on a web server
+#   dist/coracle-ARCH.tar.gz  the same with the installer, to be handed to a machine or put on a web server
 #   dist/SHA256SUMS           of the archives
 #
 # Each program is started once, by emulation where the processor is another one.
@@ -102,12 +102,12 @@ build_for() {
   (cd "$out" && stat -c '  %n  %s bytes' "${programs[@]}" >&2)
 }
 
-# pack ARCH: one archive, the same bytes for the same programs.
+# pack ARCH: the archive that scripts/install.sh takes, the same bytes for the same programs.
 pack() {
   local name=coracle-$1 work
   work=$(mktemp -d)
   mkdir "$work/$name"
-  cp "dist/$1"/* LICENSE "$work/$name/"
+  cp "dist/$1"/* scripts/install.sh LICENSE "$work/$name/"
   tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -cf - "$name" | gzip -n9 >"dist/$name.tar.gz.new"
   mv "dist/$name.tar.gz.new" "dist/$name.tar.gz"
   rm -rf "$work"

@@ -90,6 +90,7 @@ if [ $mode = all ]; then
   run_tests "faults" cargo test --locked -p coracle-tests --features faults --no-fail-fast --test faults --test server -- --test-threads=1
   cluster_down
   run_tests "up.sh" bash tests/shell/up.sh "$(target_dir)/debug" "$ROOT/target/scripts"
+  run_tests "install.sh" bash tests/shell/install.sh "$(target_dir)/debug" "$ROOT/target/install"
   machines_prepare
   # One machine at a time; each ends with its test. The bound is for machines that emulate many times slower.
   run_tests "virtual machines" timeout -k 10 3600 cargo test --locked -p coracle-tests --features faults --no-fail-fast --test vm -- --test-threads=1 --nocapture

@@ -270,3 +270,25 @@ fn golden_files_are_what_they_were() {
     let check = check.expect("sha256sum");
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
 }
+
+#[test]
+fn each_fault_names_its_test() {
+    let table = fs::read_to_string(root().join("FAULTS.md")).expect("FAULTS.md");
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.contains("**") && !line.contains("| Test |"))
+        .collect();
+    assert!(rows.len() > 30, "only {} faults in the table", rows.len());
+    let mut found = Vec::new();
+    for row in rows {
+        let named = row.rsplit('`').nth(1).and_then(|cell| cell.split_once("::"));
+        let exists = named.is_some_and(|(file, test)| {
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            text.contains(&format!("fn {test}(")) || text.contains(&format!("\n{test}() {{"))
+        });
+        if !exists {
+            found.push(row.to_owned());
+        }
+    }
+    report("faults whose test does not exist", &found);
+}

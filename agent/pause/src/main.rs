@@ -25,6 +25,10 @@ fn main() {
     sys::set_name(c"coracle-pause");
     sys::set_not_dumpable();
     sys::umask(0);
+    if std::env::args_os().nth(1).is_some_and(|word| word == "--version") {
+        let version = concat!("coracle-pause ", env!("CARGO_PKG_VERSION"), "\n");
+        sys::exit_now(sys::write(&sys::inherited(1), version.as_bytes()).map_or(1, |_| 0));
+    }
     let directory = sys::inherited(FD_DIRECTORY);
     let listener = sys::inherited(FD_LISTENER);
     let (boot_id, failure) = set_up(&directory);

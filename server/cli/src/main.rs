@@ -73,6 +73,11 @@ struct Version {
 }
 
 fn main() -> ExitCode {
+    // As the other programs; the command `version` asks the server too.
+    if std::env::args().skip(1).eq(["--version"]) {
+        println!("coracle {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     let arguments: Arguments = argh::from_env();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
