@@ -208,6 +208,14 @@ started() { local name; for name in $(names); do [ ! -e "$DIR/run/$name.pid" ] |
 server_ready() { coracle get --raw /readyz >/dev/null 2>&1; }
 node_ready() { coracle get node "$1" -o json 2>/dev/null | tr -d ' \n' | grep -Eq '"status":"True","type":"Ready"|"type":"Ready","status":"True"'; }
 nodes_ready() { local node; for node in $(nodes); do node_ready "$node" || return 1; done; }
+# answers NAME: on this machine, whatever of the cluster is away.
+answers() {
+  case $1 in
+    registry) registry_ready ;;
+    server) server_ready ;;
+    *) timeout 20 "$DIR/bin/coracle" ps --socket "$RUNTIME/$1/agent.sock" >/dev/null 2>&1 ;;
+  esac
+}
 registry_ready() { (exec 3<>"/dev/tcp/$GATEWAY/$REGISTRY_PORT") 2>/dev/null; }
 
 write_info() {
@@ -361,7 +369,7 @@ case $mode in
     forget_the_dead
     network_up
     code=0
-    start "$target" || code=1
+    if start "$target"; then wait_for 30 answers "$target" || code=1; else code=1; fi
     write_info
     exit $code
     ;;

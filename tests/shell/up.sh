@@ -78,6 +78,8 @@ stop_and_start_keep_state() {
   # A node starts its pods with the server away.
   up --start registry
   up --start agent-1
+  # What was started answers: nobody has to wait before the next command.
+  "$dir/bin/coracle" ps --socket "/run/crcl$port/agent-1/agent.sock"
   serves_on_the_node() { [ "$(pods | wc -l)" -ge 3 ]; }
   eventually serves_on_the_node
   up
