@@ -10,7 +10,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +24,32 @@ const COPIES: [&str; 2] = ["1", "2"];
 const CHECKSUM: &str = "\n# sha256 ";
 /// Certificates and keys are a few kilobytes; anything larger is not one of ours.
 const MAX_FILE: u64 = 256 << 10;
+
+/// The floor is written once it has moved this far, in milliseconds: a day more or less decides nothing
+/// about certificates of a year, and a node that only reconnects writes nothing.
+const FLOOR_STEP: u64 = 86_400_000;
+
+/// The life of a certificate, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl Validity {
+    /// When a third of the life is left.
+    pub fn renewal(self) -> i64 {
+        self.not_after - (self.not_after - self.not_before) / 3
+    }
+}
+
+/// The life of a certificate (DER); `None` when it is none.
+pub fn validity(certificate: &[u8]) -> Option<Validity> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let millis = |time: x509_parser::time::ASN1Time| time.timestamp().saturating_mul(1000);
+    let validity = parsed.validity();
+    Some(Validity { not_before: millis(validity.not_before), not_after: millis(validity.not_after) })
+}
 
 /// A node's identity could not be read or written.
 #[derive(Debug)]
@@ -103,8 +129,11 @@ impl NodeKey {
         write(dir, "servers", membership.servers.join("\n").as_bytes())?;
         write(dir, "cluster", membership.cluster.to_string().as_bytes())?;
         write(dir, "node", membership.node.as_bytes())?;
+        write(dir, "floor", membership.floor.to_string().as_bytes())?;
         write(dir, "certificate", pem("CERTIFICATE", &membership.certificate).as_bytes())?;
-        Ok(Identity { dir: self.dir, key_pem: self.pair.serialize_pem(), membership, store: Mutex::new(None) })
+        let node = membership.node.clone();
+        let membership = Mutex::new(membership);
+        Ok(Identity { dir: self.dir, node, key_pem: self.pair.serialize_pem(), membership, store: Mutex::new(None) })
     }
 }
 
@@ -117,19 +146,22 @@ pub struct Membership {
     pub servers: Vec<String>,
     pub certificate: CertificateDer<'static>,
     pub cas: Vec<CertificateDer<'static>>,
+    /// The clock's floor: authenticated time, in milliseconds since the Unix epoch.
+    pub floor: i64,
 }
 
 /// A member of a cluster.
 pub struct Identity {
     dir: PathBuf,
+    node: String,
     key_pem: String,
-    membership: Membership,
+    membership: Mutex<Membership>,
     store: Mutex<Option<StoreUuid>>,
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("membership", &self.membership).finish_non_exhaustive()
+        f.debug_struct("Identity").field("node", &self.node).finish_non_exhaustive()
     }
 }
 
@@ -151,16 +183,64 @@ impl Identity {
         };
         let node = required(&dir, "node")?;
         let key_pem = required(&dir, "key")?;
-        let membership = Membership { node, cluster, servers, certificate, cas };
-        Ok(Some(Identity { dir, key_pem, membership, store: Mutex::new(store) }))
+        let floor = match read(&dir, "floor")? {
+            Some(_) => parse(&dir, "floor")?,
+            // Joined under a release that kept none.
+            None => validity(&certificate).map_or(0, |v| v.not_before),
+        };
+        let membership = Mutex::new(Membership { node: node.clone(), cluster, servers, certificate, cas, floor });
+        Ok(Some(Identity { dir, node, key_pem, membership, store: Mutex::new(store) }))
     }
 
     pub fn node(&self) -> &str {
-        &self.membership.node
+        &self.node
     }
 
-    pub fn membership(&self) -> &Membership {
-        &self.membership
+    pub fn membership(&self) -> Membership {
+        self.member().clone()
+    }
+
+    fn member(&self) -> MutexGuard<'_, Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request for a new certificate for the same key, PKCS #10, DER.
+    pub fn request(&self) -> Result<Vec<u8>, IdentityError> {
+        let pair = KeyPair::from_pem(&self.key_pem).map_err(IdentityError::Key)?;
+        NodeKey { dir: self.dir.clone(), pair }.request(&self.node)
+    }
+
+    /// Puts a renewed certificate in the place of the old one, durably; what the old one gave is kept
+    /// when the new one is not a certificate, or not believable by the CAs that came with it.
+    pub fn renew(&self, certificate: Vec<u8>, cas: Vec<Vec<u8>>) -> Result<(), IdentityError> {
+        let certificate = CertificateDer::from(certificate);
+        let wrong = |reason: &str| corrupt(&self.dir, "certificate", reason);
+        let life = validity(&certificate).ok_or_else(|| wrong("what the server sent is not a certificate"))?;
+        let mut member = self.member();
+        let cas: Vec<CertificateDer<'static>> = cas.into_iter().map(CertificateDer::from).collect();
+        if !cas.iter().any(|ca| member.cas.contains(ca)) {
+            return Err(wrong("the server's CAs have none in common with those of this node"));
+        }
+        if cas != member.cas {
+            let text: String = cas.iter().map(|ca| pem("CERTIFICATE", ca)).collect();
+            write(&self.dir, "cas", text.as_bytes())?;
+        }
+        write(&self.dir, "certificate", pem("CERTIFICATE", &certificate).as_bytes())?;
+        member.certificate = certificate;
+        member.cas = cas;
+        let floor = member.floor.max(life.not_before);
+        drop(member);
+        self.keep_floor(floor)
+    }
+
+    /// Writes the clock's floor down when it has moved by [`FLOOR_STEP`] or more.
+    pub fn keep_floor(&self, floor: i64) -> Result<(), IdentityError> {
+        let mut member = self.member();
+        if floor.abs_diff(member.floor) >= FLOOR_STEP {
+            write(&self.dir, "floor", floor.to_string().as_bytes())?;
+            member.floor = floor;
+        }
+        Ok(())
     }
 
     /// PKCS #8, PEM.
@@ -305,6 +385,7 @@ mod tests {
             servers: vec!["192.0.2.1:6443".into(), "[::1]:1".into()],
             cas: vec![certificate.clone(), certificate.clone()],
             certificate,
+            floor: 1_800_000_000_000,
         };
         key.joined(membership).unwrap()
     }
@@ -330,11 +411,46 @@ mod tests {
     }
 
     #[test]
+    fn a_renewed_certificate_takes_the_place_of_the_old_and_nonsense_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = member(dir.path());
+        let cas: Vec<Vec<u8>> = made.membership().cas.iter().map(|ca| ca.to_vec()).collect();
+        let pair = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2030, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 31);
+        let next = params.self_signed(&pair).unwrap().der().to_vec();
+        assert!(made.renew(b"nonsense".to_vec(), cas.clone()).is_err());
+        assert!(made.renew(next.clone(), vec![b"a stranger's CA".to_vec()]).is_err());
+        assert_ne!(made.membership().certificate.to_vec(), next);
+        made.renew(next.clone(), cas).unwrap();
+        let read = Identity::load(dir.path()).unwrap().unwrap().membership();
+        assert_eq!((read.certificate.to_vec(), read.clone()), (next, made.membership()));
+        let life = validity(&read.certificate).unwrap();
+        assert_eq!(read.floor, life.not_before, "time that the CA has signed");
+        assert_eq!(life.renewal() - life.not_before, 20 * 86_400_000);
+    }
+
+    #[test]
+    fn the_floor_is_written_when_it_matters_and_may_be_lowered() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = member(dir.path());
+        let floor = made.membership().floor;
+        let stored = || Identity::load(dir.path()).unwrap().unwrap().membership().floor;
+        for (given, expect) in [(floor + 1000, floor), (floor - 90_000_000, floor - 90_000_000), (floor, floor)] {
+            made.keep_floor(given).unwrap();
+            assert_eq!(stored(), expect);
+        }
+    }
+
+    #[test]
     fn one_copy_of_each_file_may_be_lost_or_damaged() {
         let dir = tempfile::tempdir().unwrap();
         let made = member(dir.path());
         made.adopt(StoreUuid([5; 16])).unwrap();
-        for (at, name) in ["key", "certificate", "cas", "servers", "cluster", "node", "store"].into_iter().enumerate() {
+        for (at, name) in
+            ["key", "certificate", "cas", "servers", "cluster", "node", "store", "floor"].into_iter().enumerate()
+        {
             let path = dir.path().join(format!("identity/{name}.{}", at % 2 + 1));
             match at % 3 {
                 0 => fs::remove_file(path).unwrap(),

@@ -21,10 +21,10 @@ pub const ALPN_NODE: &[u8] = b"coracle/1";
 /// Joining with a token.
 pub const ALPN_JOIN: &[u8] = b"coracle-join/1";
 
-/// For sessions: the node's certificate, any of the identity's CAs.
-pub fn node_config(identity: &Identity) -> Result<ClientConfig, Error> {
+/// For sessions: the node's certificate, any of the identity's CAs. `now` is authenticated time.
+pub fn node_config(identity: &Identity, now: UnixTime) -> Result<ClientConfig, Error> {
     let member = identity.membership();
-    let verifier = Verifier { believe: Believe::Cas(member.cas.clone()), stranger: AtomicBool::new(false) };
+    let verifier = Verifier { believe: Believe::Cas(member.cas.clone()), now, stranger: AtomicBool::new(false) };
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem().as_bytes())
         .map_err(|e| Error::General(format!("the node's key: {e}")))?;
     let mut config = builder(Arc::new(verifier))?.with_client_auth_cert(vec![member.certificate.clone()], key)?;
@@ -36,7 +36,8 @@ pub fn node_config(identity: &Identity) -> Result<ClientConfig, Error> {
 /// For joining: whoever shows a CA with this fingerprint. The verifier tells afterwards whether the
 /// server was a stranger.
 pub fn join_config(ca: Fingerprint) -> Result<(ClientConfig, Arc<Verifier>), Error> {
-    let verifier = Arc::new(Verifier { believe: Believe::Fingerprint(ca), stranger: AtomicBool::new(false) });
+    let verifier =
+        Arc::new(Verifier { believe: Believe::Fingerprint(ca), now: START, stranger: AtomicBool::new(false) });
     let mut config = builder(verifier.clone())?.with_no_client_auth();
     config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -52,6 +53,9 @@ fn builder(
         .with_custom_certificate_verifier(verifier))
 }
 
+/// What a machine knows of the time before anybody has told it.
+const START: UnixTime = UnixTime::since_unix_epoch(Duration::ZERO);
+
 #[derive(Debug)]
 enum Believe {
     Cas(Vec<CertificateDer<'static>>),
@@ -62,6 +66,8 @@ enum Believe {
 #[derive(Debug)]
 pub struct Verifier {
     believe: Believe,
+    /// Authenticated time; the machine's own clock may be decades off either way.
+    now: UnixTime,
     stranger: AtomicBool,
 }
 
@@ -96,15 +102,21 @@ impl ServerCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
         ocsp: &[u8],
-        now: UnixTime,
+        machine: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let roots = self.roots(intermediates)?;
         let provider = Arc::new(default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|e| Error::General(e.to_string()))?;
-        let now = now.max(not_before(end_entity)?);
-        match verifier.verify_server_cert(end_entity, &[], server_name, ocsp, now) {
+        let now = self.now.max(not_before(end_entity)?);
+        let at = |time| verifier.verify_server_cert(end_entity, &[], server_name, ocsp, time);
+        match at(now) {
+            // A server whose clock was wrong has told us a time that is to come: what it shows after that
+            // was mended is expired for us, until it may tell us anew. This machine's clock decides.
+            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+                at(machine)
+            }
             Err(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
                 Err(self.unknown())
             }
@@ -146,4 +158,46 @@ fn not_before(certificate: &CertificateDer<'_>) -> Result<UnixTime, Error> {
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
     let seconds = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
     Ok(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    #[test]
+    fn the_machines_clock_expires_nothing_and_time_that_was_authenticated_does() {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&ca_key).unwrap().der().clone();
+        let issuer = Issuer::new(params, ca_key);
+        let mut leaf = CertificateParams::new(vec![SERVER_NAME.to_owned()]).unwrap();
+        leaf.not_before = rcgen::date_time_ymd(2030, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2031, 1, 1);
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone();
+        let year = |year: u64| UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_557_600));
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let check = |authenticated: u64, machine: u64, expect: bool| {
+            let believe = Believe::Cas(vec![ca.clone()]);
+            let verifier = Verifier { believe, now: year(authenticated), stranger: AtomicBool::new(false) };
+            let verified = verifier.verify_server_cert(&leaf, &[], &name, &[], year(machine));
+            assert_eq!(verified.is_ok(), expect, "authenticated {authenticated}, machine {machine}: {verified:?}");
+            assert!(!verifier.met_stranger());
+        };
+        // The certificate lives through 2030. A machine without a clock, and one whose clock jumped ahead:
+        check(1970, 1970, true);
+        check(2029, 1970, true);
+        check(1970, 2100, true);
+        check(2029, 2100, true);
+        // Expired by all that is known:
+        check(2033, 2033, false);
+        check(2033, 1970, false);
+        // The server's clock had been wrong, and was mended:
+        check(2080, 2029, false);
+        let middle = UnixTime::since_unix_epoch(Duration::from_secs(1_910_000_000));
+        let believe = Believe::Cas(vec![ca.clone()]);
+        let verifier = Verifier { believe, now: year(2080), stranger: AtomicBool::new(false) };
+        assert!(verifier.verify_server_cert(&leaf, &[], &name, &[], middle).is_ok());
+    }
 }

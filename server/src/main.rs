@@ -11,19 +11,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_net::TcpListener;
 use async_signal::{Signal, Signals};
 use coracle_controllers::{Controllers, NodeLimits};
-use coracle_server::api::http::Times;
+use coracle_server::api::http::{Offer, Times};
 use coracle_server::api::{Api, Config, http, seed};
 use coracle_server::bridge::{RegistryPlatforms, StoreBackups, SystemClock};
-use coracle_server::nodes::{ClusterNetwork, Nodes};
+use coracle_server::nodes::{ClusterNetwork, Nodes, Setup};
 use coracle_server::pki::{self, Pki};
 use coracle_server::{kinds, tls};
 use coracle_store::embedded::{Embedded, Options, reader, settle};
-use coracle_store::monotonic;
 use flags::Flags;
 use futures_lite::StreamExt as _;
 use smol::{Executor, Task};
@@ -35,6 +34,10 @@ const EXTRA_THREADS: usize = 1;
 
 /// How often the server looks whether a certificate of its own is due.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
+/// How often it looks whether the clock was set meanwhile, and how much is no mere correction: a
+/// board's clock jumps by decades when the network comes, and its certificates with it.
+const CLOCK_LOOK: Duration = Duration::from_secs(60);
+const CLOCK_JUMP: Duration = Duration::from_secs(600);
 
 /// musl's own allocator hardens every step: an eighth of a write's time went there.
 #[global_allocator]
@@ -132,16 +135,16 @@ fn serve(flags: &Flags, state: &Path, store: Arc<Embedded>) -> Result<(), Fault>
         let listener =
             TcpListener::bind(flags.listen).await.map_err(|e| format!("listening on {}: {e}", flags.listen))?;
         let address = listener.local_addr()?;
-        let nodes = Arc::new(Nodes::open(address, network(flags), pki.clone(), store.clone(), monotonic())?);
+        let nodes = Arc::new(Nodes::open(Setup::new(address, network(flags)), pki.clone(), store.clone())?);
         let backups = Arc::new(StoreBackups { store: store.clone(), state: state.to_owned() });
         let api = Api::new(store.clone(), nodes.clone(), config(flags, executor.clone()));
         let api = Arc::new(api.with_backups(backups));
         seed::seed(&api, address.port()).await?;
         seed::publish(&api, &own_addresses(flags, address), address.port()).await?;
         nodes.publish(&join_addresses(flags, address)).await?;
-        let tls = Arc::new(tls::api_config(&pki)?);
+        let offer = Offer { api: Arc::new(tls::api_config(&pki)?), door: Some(nodes.clone()) };
         let _rooms = rooms(flags, &executor, &api, &nodes, store, platforms);
-        let _listener = executor.spawn(http::serve(api, listener, tls, Times::default(), executor.clone()));
+        let _listener = executor.spawn(http::serve(api, listener, offer, Times::default(), executor.clone()));
         let _renewal = executor.spawn(renew(pki.clone()));
         write_kubeconfig(flags, state, &pki, address)?;
         log(format_args!("serving the API on {address}"));
@@ -187,7 +190,16 @@ fn rooms(
 /// Renews the server's own certificates while there is time.
 async fn renew(pki: Arc<Pki>) {
     loop {
-        smol::Timer::after(RENEWAL).await;
+        let (start, wall) = (Instant::now(), SystemTime::now());
+        while start.elapsed() < RENEWAL {
+            smol::Timer::after(CLOCK_LOOK).await;
+            let expected = wall + start.elapsed();
+            let now = SystemTime::now();
+            let jump = now.duration_since(expected).unwrap_or_else(|back| back.duration());
+            if jump > CLOCK_JUMP {
+                break;
+            }
+        }
         let pki = pki.clone();
         if let Err(error) = smol::unblock(move || pki.renew(SystemTime::now())).await {
             log(format_args!("renewing certificates: {error}"));

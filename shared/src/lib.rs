@@ -11,6 +11,7 @@ pub mod event;
 pub mod fault;
 pub mod ids;
 pub mod join;
+pub mod mux;
 pub mod report;
 pub mod session;
 pub mod submit;

@@ -26,6 +26,10 @@ pub struct ProtocolRange {
 }
 
 impl ProtocolRange {
+    pub fn has(self, protocol: u16) -> bool {
+        (self.min..=self.max).contains(&protocol)
+    }
+
     /// The newest protocol that both speak.
     pub fn common(self, other: ProtocolRange) -> Option<u16> {
         let newest = self.max.min(other.max);
@@ -42,6 +46,8 @@ impl Features {
     pub const LOGS: Features = Features(1);
     /// Commands in containers over streams, without a terminal.
     pub const EXEC: Features = Features(1 << 1);
+    /// Certificates renew over the session.
+    pub const RENEW: Features = Features(1 << 2);
 
     pub fn has(self, other: Features) -> bool {
         self.0 & other.0 == other.0
@@ -133,11 +139,15 @@ pub enum RefuseCode {
     Malformed,
     /// The server can not answer now; try again.
     Unavailable,
+    /// The node's key was revoked.
+    Revoked,
+    /// The node's certificate has expired, and this agent can not renew it over the session.
+    Expired,
     /// From a newer server.
     Other(u8),
 }
 
-const REFUSE_CODES: [RefuseCode; 10] = [
+const REFUSE_CODES: [RefuseCode; 12] = [
     RefuseCode::Protocol,
     RefuseCode::Cluster,
     RefuseCode::Store,
@@ -148,6 +158,8 @@ const REFUSE_CODES: [RefuseCode; 10] = [
     RefuseCode::TokenUsed,
     RefuseCode::Malformed,
     RefuseCode::Unavailable,
+    RefuseCode::Revoked,
+    RefuseCode::Expired,
 ];
 
 impl From<u8> for RefuseCode {
@@ -202,6 +214,12 @@ pub enum ToAgent {
     Reported {
         sequence: u64,
     },
+    /// The answer to a Hello under an expired certificate: it is renewed before anything else.
+    RenewFirst {
+        protocol: u16,
+    },
+    /// The node's new certificate.
+    Renewed(Renewed),
     /// From a newer server; ignored.
     #[serde(skip)]
     Unknown(u32),
@@ -243,9 +261,23 @@ pub enum ToServer {
     Liveness {
         answering: bool,
     },
+    /// Asks for a new certificate for the key of this connection.
+    Renew {
+        /// PKCS #10, DER.
+        csr: Vec<u8>,
+    },
     /// From a newer agent; ignored.
     #[serde(skip)]
     Unknown(u32),
+}
+
+/// A certificate that takes the place of the node's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// The node's certificate, DER.
+    pub certificate: Vec<u8>,
+    /// The CAs to believe from now on, DER.
+    pub cas: Vec<Vec<u8>>,
 }
 
 /// What changed on the node since the last report. The first ones of a session tell everything.
@@ -388,7 +420,7 @@ macro_rules! evolving {
     )+};
 }
 
-evolving!(ToAgent: 7, ToServer: 6, Open: 2, Opened: 3, ExecIn: 3, ExecOut: 4, JoinReply: 2);
+evolving!(ToAgent: 9, ToServer: 7, Open: 2, Opened: 3, ExecIn: 3, ExecOut: 4, JoinReply: 2);
 
 impl Body {
     /// How many kinds of body this release knows.

@@ -1,6 +1,9 @@
 //! The real server's nodes room and the real agent's link over loopback, with a store and a ledger
 //! in memory: joining, syncing, reporting, reconnecting, streams.
 
+mod faults;
+mod firewall;
+mod lifetime;
 mod world;
 
 use coracle_agent::link::{JoinError, LinkState};

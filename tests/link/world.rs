@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use coracle_agent::identity::Identity;
+use coracle_agent::identity::{Identity, Membership};
 use coracle_agent::link::{
     self, BoxFuture, Desired, ExecStream, JoinError, Link, LinkState, LogReader, Newcomer, OpenError, Reporter, Streams,
 };
-use coracle_server::nodes::{ClusterNetwork, Nodes, parse_cidr};
+use coracle_server::nodes::{ClusterNetwork, Nodes, Setup, parse_cidr};
 use coracle_server::pki::Pki;
 use coracle_shared::codec::decode_body;
 use coracle_shared::contact::Contacts;
@@ -22,12 +22,15 @@ use coracle_shared::ids::{Digest, Generation, PodUid};
 use coracle_shared::join::JoinLine;
 use coracle_shared::report::*;
 use coracle_shared::session::Apply;
-use coracle_shared::wire::{ExecIn, ExecOpen, ExecOut, Heads, LogsOpen};
+use coracle_shared::wire::{ExecIn, ExecOpen, ExecOut, Heads, LogsOpen, PROTOCOLS, ProtocolRange};
 use coracle_store::{Commit, Key, Memory, Store, monotonic};
 use serde_json::{Value, json};
 
 pub struct World {
     dir: tempfile::TempDir,
+    /// Seconds by which the server's wall clock is off.
+    off: Arc<AtomicI64>,
+    pub protocols: ProtocolRange,
     pki: Arc<Pki>,
     store: Arc<Memory>,
     /// `None` only while it starts again.
@@ -49,8 +52,11 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let pki = Arc::new(Pki::open(dir.path(), &[], SystemTime::now()).unwrap());
         let store = Arc::new(Memory::new([1; 16], monotonic()));
-        let nodes = open(&pki, &store, "127.0.0.1:0".parse().unwrap());
-        let world = World { dir, pki, store, task: Some(run(&nodes)), nodes: Some(nodes) };
+        let off = Arc::new(AtomicI64::new(0));
+        let address = "127.0.0.1:0".parse().unwrap();
+        let nodes = Arc::new(Nodes::open(setup(address, &off, PROTOCOLS), pki.clone(), store.clone()).unwrap());
+        let (task, nodes, protocols) = (Some(run(&nodes)), Some(nodes), PROTOCOLS);
+        let world = World { dir, off, protocols, pki, store, task, nodes };
         for namespace in ["d", "default", "kube-system"] {
             world.put("namespaces", "", namespace, json!({}));
         }
@@ -63,6 +69,13 @@ impl World {
 
     pub fn nodes(&self) -> Arc<Nodes> {
         self.running().clone()
+    }
+
+    /// The server's wall clock jumps to be this far off, and its own certificates follow, as the program
+    /// has them do.
+    pub fn set_clock(&self, days_off: i64) {
+        self.off.store(days_off * 86_400, Ordering::SeqCst);
+        self.pki.renew(moved(SystemTime::now(), days_off * 86_400)).unwrap();
     }
 
     pub fn contacts(&self) -> Arc<dyn Contacts> {
@@ -81,8 +94,8 @@ impl World {
         self.pki = Arc::new(Pki::open(self.dir.path(), &[], SystemTime::now()).unwrap());
         // The old socket closes when the tasks of its sessions have ended.
         let nodes = loop {
-            let store: Arc<dyn Store> = self.store.clone();
-            match Nodes::open(address, network(), self.pki.clone(), store, monotonic()) {
+            let setup = setup(address, &self.off, self.protocols);
+            match Nodes::open(setup, self.pki.clone(), self.store.clone()) {
                 Ok(nodes) => break Arc::new(nodes),
                 Err(_) => smol::future::yield_now().await,
             }
@@ -156,9 +169,15 @@ impl World {
     }
 }
 
-fn open(pki: &Arc<Pki>, store: &Arc<Memory>, address: SocketAddr) -> Arc<Nodes> {
-    let store: Arc<dyn Store> = store.clone();
-    Arc::new(Nodes::open(address, network(), pki.clone(), store, monotonic()).unwrap())
+fn setup(address: SocketAddr, off: &Arc<AtomicI64>, protocols: ProtocolRange) -> Setup {
+    let off = off.clone();
+    let wall = move || moved(SystemTime::now(), off.load(Ordering::SeqCst));
+    Setup { wall: Arc::new(wall), protocols, ..Setup::new(address, network()) }
+}
+
+fn moved(time: SystemTime, seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { time - by } else { time + by }
 }
 
 fn run(nodes: &Arc<Nodes>) -> smol::Task<()> {
@@ -364,6 +383,20 @@ impl Agent {
         }
     }
 
+    /// What its disk says of it.
+    pub fn membership(&self) -> Membership {
+        Identity::load(self.dir.path()).unwrap().unwrap().membership()
+    }
+
+    /// As a machine that keeps its ledger and gets a new key, as `coracle node revoke` tells people to do.
+    pub async fn join_anew(mut self, line: &JoinLine) -> Result<Agent, JoinError> {
+        std::fs::remove_dir_all(self.dir.path().join("identity")).unwrap();
+        let identity = Arc::new(link::join(self.dir.path(), line, &newcomer(&self.name)).await?);
+        let (ledger, streams, reporter) = (self.ledger.clone(), self.streams.clone(), self.reporter.clone());
+        self.link = Arc::new(Link::new(identity, ledger, streams, reporter));
+        Ok(self)
+    }
+
     pub async fn join_again(&self, _: &World, line: &JoinLine) -> Result<Identity, JoinError> {
         link::join(self.dir.path(), line, &newcomer(&self.name)).await
     }
@@ -393,13 +426,18 @@ impl Agent {
         }
     }
 
+    pub fn link_state(&self) -> LinkState {
+        self.link.state()
+    }
+
     pub async fn wait_state(&self, is: impl Fn(&LinkState) -> bool) -> LinkState {
         loop {
             let state = self.link.state();
             if is(&state) {
                 return state;
             }
-            smol::future::yield_now().await;
+            // The link tells nobody when its state changes.
+            smol::Timer::after(Duration::from_millis(5)).await;
         }
     }
 

@@ -162,6 +162,8 @@ impl Agent {
                 }
                 AgentOutput::Apply(apply) => self.apply(apply, now, &mut did),
                 AgentOutput::Reported(sequence) => self.outbox.acknowledged(sequence),
+                // Certificates are not part of the simulation.
+                AgentOutput::RenewFirst | AgentOutput::Renewed(_) => {}
             }
         }
     }

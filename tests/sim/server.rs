@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use coracle_controllers::{Batch, Controllers, NodeLimits};
 use coracle_scheduler::{Errand, Outcome};
 use coracle_server::api::stream::{
-    BoxFuture, ExecRequest, ExecStream, LogReader, LogRequest, NodeStreams, StreamError,
+    BoxFuture, ExecRequest, ExecStream, LogReader, LogRequest, NodeStreams, RevokeError, Revoked, StreamError,
 };
 use coracle_server::api::{Api, Config, seed};
 use coracle_server::kinds;
@@ -18,9 +18,9 @@ use coracle_server::nodes::{ClusterNetwork, parse_cidr};
 use coracle_shared::codec::{decode_evolving, encode};
 use coracle_shared::contact::Contacts;
 use coracle_shared::ids::{ClusterId, StoreUuid};
-use coracle_shared::session::{Millis, ServerIdentity, ServerOutput, ServerSession};
+use coracle_shared::session::{Millis, ServerIdentity, ServerOutput, ServerSession, Standing};
 use coracle_shared::submit::{Identity, Refusal, Submit, Write};
-use coracle_shared::wire::{Features, Rejection, Report, ToServer};
+use coracle_shared::wire::{Features, PROTOCOLS, Rejection, Report, ToServer};
 use coracle_store::embedded::Options;
 use coracle_store::{CommitError, Embedded, Store};
 use serde_json::Value;
@@ -97,6 +97,10 @@ struct NoStreams;
 impl NodeStreams for NoStreams {
     fn open_logs<'a>(&'a self, node: &'a str, _: LogRequest) -> BoxFuture<'a, Result<LogReader, StreamError>> {
         Box::pin(async move { Err(StreamError::NodeAway { node: node.to_owned() }) })
+    }
+
+    fn revoke<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Revoked, RevokeError>> {
+        Box::pin(async move { Err(RevokeError::NoSuchNode) })
     }
 
     fn open_exec<'a>(&'a self, node: &'a str, _: ExecRequest) -> BoxFuture<'a, Result<ExecStream, StreamError>> {
@@ -273,10 +277,11 @@ impl Server {
         let identity = ServerIdentity {
             cluster: CLUSTER,
             store: StoreUuid(self.store.id().uuid),
+            protocols: PROTOCOLS,
             features: Features::default(),
             version: "sim".into(),
         };
-        let core = ServerSession::new(identity, node.to_owned(), self.now());
+        let core = ServerSession::new(identity, node.to_owned(), Standing::Valid, self.now());
         let session = Session {
             node: node.to_owned(),
             core,
@@ -317,7 +322,7 @@ impl Server {
                     session.number = Some(number);
                     did.extend(old.map(Did::Close));
                 }
-                ServerOutput::Synced { .. } => {}
+                ServerOutput::Synced { .. } | ServerOutput::Renew { .. } => {}
                 ServerOutput::Rejected { set, why } => {
                     // Digests are checked at both ends: another one than the server's is a defect.
                     assert!(why != Rejection::Digest, "{} holds another {set:?} set than it was sent", session.node);

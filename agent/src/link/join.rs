@@ -11,10 +11,10 @@ use std::time::Duration;
 use coracle_shared::codec::{self, CodecError, MAX_JOIN_FRAME};
 use coracle_shared::join::JoinLine;
 use coracle_shared::wire::{JoinReply, JoinRequest, Joined, PROTOCOLS, Refuse, RefuseCode};
+use coracle_transport::{Pipe, PipeError};
 use rustls::pki_types::CertificateDer;
 
 use super::dial::{DialError, connect};
-use super::pipe::{Pipe, PipeError};
 use crate::identity::{Identity, IdentityError, Membership, NodeKey, fingerprint};
 use crate::tls::join_config;
 
@@ -47,7 +47,7 @@ pub enum JoinError {
     },
     Dial(DialError),
     Stream(PipeError),
-    Connection(quinn::ConnectionError),
+    Connection(coracle_transport::Lost),
     Codec(CodecError),
     /// The server said no.
     Refused(Refuse),
@@ -114,7 +114,7 @@ pub async fn join(state: &Path, line: &JoinLine, who: &Newcomer) -> Result<Ident
         if member.cas.iter().any(|ca| fingerprint(ca) == line.ca) && member.node == who.node {
             return Ok(identity);
         }
-        return Err(JoinError::Member { node: member.node.clone(), cluster: member.cluster.to_string() });
+        return Err(JoinError::Member { node: member.node, cluster: member.cluster.to_string() });
     }
     let key = NodeKey::open(state).map_err(JoinError::Identity)?;
     let csr = key.request(&who.node).map_err(JoinError::Identity)?;
@@ -153,13 +153,13 @@ async fn ask_all(line: &JoinLine, request: &JoinRequest) -> Result<Joined, JoinE
 
 async fn ask(server: &str, line: &JoinLine, request: &JoinRequest) -> Result<Joined, JoinError> {
     let (config, verifier) = join_config(line.ca).map_err(|e| JoinError::Dial(DialError::Tls(e)))?;
-    let (endpoint, connection) = match connect(server, config).await {
+    let dialled = match connect(server, config).await {
         Ok(connected) => connected,
         Err(_) if verifier.met_stranger() => return Err(JoinError::WrongCa { server: server.to_owned() }),
         Err(error) => return Err(JoinError::Dial(error)),
     };
     let answer = async {
-        let (send, recv) = connection.open_bi().await.map_err(JoinError::Connection)?;
+        let (send, recv) = dialled.connection.open().await.map_err(JoinError::Connection)?;
         let mut pipe = Pipe::new(send, recv, MAX_JOIN_FRAME);
         pipe.queue(request);
         let bytes = pipe.next_frame().await.map_err(JoinError::Stream)?;
@@ -170,8 +170,7 @@ async fn ask(server: &str, line: &JoinLine, request: &JoinRequest) -> Result<Joi
         Err(JoinError::Timeout { server: server.to_owned() })
     };
     let reply = futures_lite::future::or(answer, timeout).await;
-    connection.close(quinn::VarInt::from_u32(0), b"joined");
-    endpoint.wait_idle().await;
+    dialled.close("joined").await;
     match reply? {
         JoinReply::Accepted(joined) => Ok(joined),
         JoinReply::Refused(refuse) => Err(JoinError::Refused(refuse)),
@@ -191,5 +190,6 @@ fn check(line: &JoinLine, who: &Newcomer, joined: Joined) -> Result<Membership, 
         servers: line.servers.clone(),
         certificate: CertificateDer::from(joined.certificate),
         cas,
+        floor: joined.now,
     })
 }

@@ -3,9 +3,9 @@
 //! The link knows the ledger as [`Desired`], containers as [`Streams`], and takes reports through
 //! [`Reporter`]; it depends on no other room.
 
+mod clock;
 mod dial;
 mod join;
-mod pipe;
 mod reporter;
 mod run;
 mod streams;
@@ -20,6 +20,7 @@ use coracle_shared::session::Apply;
 use coracle_shared::wire::{ExecIn, ExecOpen, ExecOut, Heads, LogsOpen};
 use futures_lite::AsyncRead;
 
+pub use coracle_transport::Carrier;
 pub use dial::DialError;
 pub use join::{JoinError, Newcomer, join};
 pub use reporter::Reporter;

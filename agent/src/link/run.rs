@@ -2,26 +2,31 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use coracle_shared::codec::{MAX_FRAME, decode_evolving};
 use coracle_shared::session::{AgentOutput, AgentSession, Ended};
-use coracle_shared::wire::{Features, Hello, PROTOCOLS, ToAgent};
-use futures_lite::future::or;
-use quinn::{Connection, VarInt};
+use coracle_shared::wire::{Features, Hello, PROTOCOLS, ProtocolRange, Renewed, ToAgent};
+use coracle_transport::{Carrier, Pipe, PipeError, RecvStream, SendStream};
+use futures_lite::future::{or, pending};
 use ring::rand::{SecureRandom, SystemRandom};
+use rustls::pki_types::UnixTime;
 
-use super::dial::{DialError, connect, delay};
-use super::pipe::{Pipe, PipeError};
+use super::clock::Clock;
+use super::dial::{DialError, Dialled, connect, connect_quic, delay};
 use super::{Desired, Reporter, Streams, streams};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, Validity, validity};
 use crate::tls::node_config;
 
 /// The session goes out before any log or exec stream.
 const CONTROL_PRIORITY: i32 = 10;
 /// A server that refuses this node will not change its mind soon.
 const REFUSED_DELAY: Duration = Duration::from_secs(30);
+/// How long after falling back to TCP QUIC is tried again; doubled up to the longest.
+const FIRST_RETURN: Duration = Duration::from_secs(5);
+const LONGEST_RETURN: Duration = Duration::from_secs(600);
 /// Our own outgoing bytes may pile up to here before we stop reading what makes more of them.
 const MAX_QUEUED: usize = 1 << 20;
 
@@ -34,6 +39,7 @@ pub enum LinkState {
     },
     Connected {
         server: String,
+        over: Carrier,
     },
     /// The server does not want this node; dialled again now and then.
     Refused {
@@ -45,10 +51,12 @@ pub enum LinkState {
 #[derive(Debug)]
 enum Lost {
     Dial(DialError),
-    Connection(quinn::ConnectionError),
+    Connection(coracle_transport::Lost),
     Stream(PipeError),
     Ended(Ended),
     Identity(IdentityError),
+    /// QUIC goes again: this connection takes the place of the one over TCP.
+    Better(Dialled),
 }
 
 impl fmt::Display for Lost {
@@ -59,12 +67,16 @@ impl fmt::Display for Lost {
             Lost::Stream(error) => error.fmt(f),
             Lost::Ended(error) => error.fmt(f),
             Lost::Identity(error) => error.fmt(f),
+            Lost::Better(_) => f.write_str("QUIC goes again"),
         }
     }
 }
 
 /// The node's connection to its cluster.
 pub struct Link {
+    protocols: ProtocolRange,
+    started: Instant,
+    clock: Mutex<Clock>,
     identity: Arc<Identity>,
     desired: Arc<dyn Desired>,
     streams: Arc<dyn Streams>,
@@ -75,7 +87,9 @@ pub struct Link {
 enum Turn {
     Frame(Vec<u8>),
     Changed,
-    Stream(quinn::SendStream, quinn::RecvStream),
+    Renewal,
+    Stream(SendStream, RecvStream),
+    Better(Dialled),
 }
 
 impl Link {
@@ -85,7 +99,38 @@ impl Link {
         streams: Arc<dyn Streams>,
         reporter: Reporter,
     ) -> Link {
-        Link { identity, desired, streams, reporter, state: Mutex::new(LinkState::Connecting { last: None }) }
+        let clock = Mutex::new(Clock::new(identity.membership().floor, Duration::ZERO));
+        Link {
+            protocols: PROTOCOLS,
+            started: Instant::now(),
+            clock,
+            identity,
+            desired,
+            streams,
+            reporter,
+            state: Mutex::new(LinkState::Connecting { last: None }),
+        }
+    }
+
+    /// Speaks other protocols than this release's.
+    pub fn speaking(mut self, protocols: ProtocolRange) -> Link {
+        self.protocols = protocols;
+        self
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Authenticated time, in milliseconds since the Unix epoch.
+    fn now(&self) -> i64 {
+        self.clock().now(self.started.elapsed())
+    }
+
+    /// How long until the certificate is due for renewal.
+    fn until_renewal(&self) -> Duration {
+        let due = validity(&self.identity.membership().certificate).map_or(0, Validity::renewal);
+        Duration::from_millis(u64::try_from(due.saturating_sub(self.now())).unwrap_or(0))
     }
 
     pub fn state(&self) -> LinkState {
@@ -99,7 +144,7 @@ impl Link {
     /// Stays connected to one of the servers, for ever.
     pub async fn run(&self) -> Infallible {
         let mut attempt = 0;
-        let servers = &self.identity.membership().servers;
+        let servers = self.identity.membership().servers;
         let mut at = 0;
         loop {
             let server = &servers[at % servers.len()];
@@ -107,6 +152,9 @@ impl Link {
                 Ok(never) => match never {},
                 Err((was_open, lost)) => {
                     eprintln!("link: {server}: {lost}");
+                    if matches!(lost, Lost::Ended(Ended::Renewed)) {
+                        continue;
+                    }
                     self.set_state(match &lost {
                         Lost::Ended(Ended::Refused(refuse) | Ended::Foreign(refuse)) => {
                             LinkState::Refused { reason: refuse.message.clone() }
@@ -127,24 +175,55 @@ impl Link {
         }
     }
 
-    /// One session; the flag says whether it was ever open.
+    fn tls(&self) -> Result<rustls::ClientConfig, Lost> {
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.now().try_into().unwrap_or(0)));
+        node_config(&self.identity, now).map_err(|e| Lost::Dial(DialError::Tls(e)))
+    }
+
+    /// One session, or several when a better connection is found meanwhile; the flag says whether the last
+    /// one was ever open.
     async fn session(&self, server: &str) -> Result<Infallible, (bool, Lost)> {
-        let config = node_config(&self.identity).map_err(|e| (false, Lost::Dial(DialError::Tls(e))))?;
-        let (endpoint, connection) = connect(server, config).await.map_err(|e| (false, Lost::Dial(e)))?;
-        let mut session = AgentSession::new(self.hello());
-        let outcome = self.serve(&connection, &mut session, server).await;
-        connection.close(VarInt::from_u32(0), b"");
-        endpoint.wait_idle().await;
-        outcome.map_err(|lost| (session.is_welcomed(), lost))
+        let tls = self.tls().map_err(|lost| (false, lost))?;
+        let mut dialled = connect(server, tls).await.map_err(|e| (false, Lost::Dial(e)))?;
+        let mut before = None;
+        loop {
+            let mut session = AgentSession::new(self.hello());
+            let lost = match self.serve(&dialled, &mut before, &mut session, server).await {
+                Ok(never) => match never {},
+                Err(lost) => lost,
+            };
+            match lost {
+                // The old one stands until the server has welcomed us on the new one.
+                Lost::Better(better) => before = Some(std::mem::replace(&mut dialled, better)),
+                lost => {
+                    dialled.close("").await;
+                    return Err((session.is_welcomed(), lost));
+                }
+            }
+        }
+    }
+
+    /// Tries QUIC again and again while TCP carries the session.
+    async fn better(&self, server: &str) -> Dialled {
+        let mut wait = FIRST_RETURN;
+        loop {
+            smol::Timer::after(wait).await;
+            if let Ok(tls) = self.tls()
+                && let Ok(dialled) = connect_quic(server, tls).await
+            {
+                return dialled;
+            }
+            wait = (wait * 2).min(LONGEST_RETURN);
+        }
     }
 
     fn hello(&self) -> Hello {
         let member = self.identity.membership();
         Hello {
-            protocols: PROTOCOLS,
-            features: Features::LOGS.and(Features::EXEC),
+            protocols: self.protocols,
+            features: Features::LOGS.and(Features::EXEC).and(Features::RENEW),
             cluster: member.cluster,
-            node: member.node.clone(),
+            node: member.node,
             store: self.identity.store(),
             heads: self.desired.heads(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,24 +232,46 @@ impl Link {
 
     async fn serve(
         &self,
-        connection: &Connection,
+        dialled: &Dialled,
+        before: &mut Option<Dialled>,
         session: &mut AgentSession,
         server: &str,
     ) -> Result<Infallible, Lost> {
-        let (send, recv) = connection.open_bi().await.map_err(Lost::Connection)?;
+        let connection = &dialled.connection;
+        let over = connection.carrier();
+        let (send, recv) = connection.open().await.map_err(Lost::Connection)?;
         let mut pipe = Pipe::new(send, recv, MAX_FRAME);
-        pipe.send.set_priority(CONTROL_PRIORITY).map_err(|_| Lost::Stream(PipeError::Finished))?;
+        pipe.send.set_priority(CONTROL_PRIORITY);
+        let mut better = pin!(async {
+            match over {
+                Carrier::Quic => pending().await,
+                Carrier::Tcp => self.better(server).await,
+            }
+        });
         self.reporter.restart();
         let mut told_answering = true;
         loop {
             let changed = self.reporter.listen();
             // An acknowledgement makes room for the next report, so both until nothing is left.
             loop {
-                self.drain(session, &mut pipe, server).await?;
+                self.drain(session, &mut pipe, (server, over)).await?;
                 if !self.tell(session, &mut told_answering) {
                     break;
                 }
             }
+            if session.is_welcomed()
+                && let Some(old) = before.take()
+            {
+                old.close("the session moved").await;
+            }
+            let better = async { Ok(Turn::Better(better.as_mut().await)) };
+            let due = async {
+                if !session.may_renew() {
+                    pending::<()>().await;
+                }
+                smol::Timer::after(self.until_renewal()).await;
+                Ok(Turn::Renewal)
+            };
             let frame = async {
                 if pipe.queued() > MAX_QUEUED {
                     pipe.flush().await.map_err(Lost::Stream)?;
@@ -182,15 +283,17 @@ impl Link {
                 Ok(Turn::Changed)
             };
             let stream = async {
-                let (send, recv) = connection.accept_bi().await.map_err(Lost::Connection)?;
+                let (send, recv) = connection.accept().await.map_err(Lost::Connection)?;
                 Ok(Turn::Stream(send, recv))
             };
-            match or(frame, or(changed, stream)).await? {
+            match or(or(frame, due), or(changed, or(stream, better))).await? {
+                Turn::Better(dialled) => return Err(Lost::Better(dialled)),
                 Turn::Frame(bytes) => {
                     let message = decode_evolving::<ToAgent>(&bytes).map_err(|e| Lost::Stream(PipeError::Codec(e)))?;
                     session.handle(message).map_err(Lost::Ended)?;
                 }
                 Turn::Changed => {}
+                Turn::Renewal => session.renew(self.identity.request().map_err(Lost::Identity)?),
                 Turn::Stream(send, recv) => {
                     // Bounded by how many streams the transport lets the server open.
                     smol::spawn(streams::serve(send, recv, self.streams.clone())).detach();
@@ -220,15 +323,23 @@ impl Link {
     }
 
     /// Does what the session asks for, in its order.
-    async fn drain(&self, session: &mut AgentSession, pipe: &mut Pipe, server: &str) -> Result<(), Lost> {
+    async fn drain(
+        &self,
+        session: &mut AgentSession,
+        pipe: &mut Pipe,
+        (server, over): (&str, Carrier),
+    ) -> Result<(), Lost> {
         while let Some(output) = session.poll_output() {
             match output {
                 AgentOutput::Send(message) => pipe.queue(&message),
                 AgentOutput::Welcomed(welcome) => {
+                    self.clock().told(welcome.now, self.started.elapsed());
                     let identity = self.identity.clone();
-                    smol::unblock(move || identity.adopt(welcome.store)).await.map_err(Lost::Identity)?;
-                    self.set_state(LinkState::Connected { server: server.to_owned() });
-                    eprintln!("link: connected to {server}");
+                    let write = move || identity.adopt(welcome.store).and_then(|()| identity.keep_floor(welcome.now));
+                    smol::unblock(write).await.map_err(Lost::Identity)?;
+                    self.set_state(LinkState::Connected { server: server.to_owned(), over });
+                    let by = if over == Carrier::Quic { "QUIC" } else { "TCP" };
+                    eprintln!("link: connected to {server} over {by}");
                 }
                 AgentOutput::NeedIndex(set) => match self.desired.index(set).await {
                     Ok(entries) => session.index(set, entries),
@@ -248,9 +359,26 @@ impl Link {
                     }
                 }
                 AgentOutput::Reported(sequence) => self.reporter.acknowledged(sequence),
+                AgentOutput::RenewFirst => session.renew(self.identity.request().map_err(Lost::Identity)?),
+                AgentOutput::Renewed(renewed) => self.take_certificate(session, renewed).await?,
             }
         }
         Ok(())
+    }
+}
+
+impl Link {
+    /// Writes a new certificate down; connections made from now on show it.
+    async fn take_certificate(&self, session: &mut AgentSession, renewed: Renewed) -> Result<(), Lost> {
+        let life = validity(&renewed.certificate);
+        let identity = self.identity.clone();
+        let write = move || identity.renew(renewed.certificate, renewed.cas);
+        smol::unblock(write).await.map_err(Lost::Identity)?;
+        if let Some(life) = life {
+            self.clock().at_least(life.not_before, self.started.elapsed());
+        }
+        eprintln!("link: this node has a new certificate");
+        session.renewed().map_err(Lost::Ended)
     }
 }
 

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use coracle_shared::codec::decode_evolving;
 use coracle_shared::wire::{ExecIn, ExecOpen, ExecOut, LogsOpen, MAX_EXEC_CHUNK, Open, Opened};
+use coracle_transport::{Pipe, PipeError, RecvStream, SendStream};
 use futures_lite::future::or;
 use futures_lite::io::AsyncReadExt;
-use quinn::{RecvStream, SendStream};
 
-use super::pipe::{Pipe, PipeError};
 use super::{ExecStream, LogReader, OpenError, Streams};
 
 /// A command line of a megabyte is the kernel's bound; requests of a person are far below this.
@@ -45,8 +44,7 @@ async fn answer(pipe: &mut Pipe, opened: Result<(), OpenError>) -> Result<(), Pi
     });
     pipe.flush().await?;
     if !is_open {
-        // Fails only on a stream that is closed already.
-        let _ = pipe.send.finish();
+        pipe.send.finish();
     }
     Ok(())
 }
@@ -67,19 +65,19 @@ async fn copy(mut reader: LogReader, send: &mut SendStream) -> Result<(), PipeEr
         let stopped = send.stopped();
         let read = async { Some(reader.read(&mut chunk).await) };
         let gone = async {
-            let _ = stopped.await;
+            stopped.await;
             None
         };
         match or(read, gone).await {
             None | Some(Err(_)) => {
-                let _ = send.reset(quinn::VarInt::from_u32(1));
+                send.reset();
                 return Ok(());
             }
             Some(Ok(0)) => {
-                let _ = send.finish();
+                send.finish();
                 return Ok(());
             }
-            Some(Ok(bytes)) => send.write_all(&chunk[..bytes]).await.map_err(PipeError::Write)?,
+            Some(Ok(bytes)) => send.write_all(&chunk[..bytes]).await.map_err(PipeError::Stream)?,
         }
     }
 }
@@ -90,7 +88,7 @@ async fn exec(mut pipe: Pipe, request: ExecOpen, streams: &dyn Streams) -> Resul
         Ok(stream) => stream,
     };
     answer(&mut pipe, Ok(())).await?;
-    pipe.send.set_priority(EXEC_PRIORITY).map_err(|_| PipeError::Finished)?;
+    pipe.send.set_priority(EXEC_PRIORITY);
     let ExecStream { input, output } = stream;
     loop {
         let from_command = async { Turn::Output(output.recv().await.ok()) };
@@ -113,7 +111,7 @@ async fn exec(mut pipe: Pipe, request: ExecOpen, streams: &dyn Streams) -> Resul
             },
         }
     }
-    let _ = pipe.send.finish();
+    pipe.send.finish();
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use smol::net::unix::{UnixListener, UnixStream};
 
 use super::Node;
-use crate::link::LinkState;
+use crate::link::{Carrier, LinkState};
 use crate::reconcile::driver::Board;
 use crate::runtime::{ContainerId, Sandbox};
 
@@ -87,7 +87,13 @@ impl Desk {
 
     fn status(&self) -> Value {
         let link = match (self.link)() {
-            LinkState::Connected { server } => json!({"state": "connected", "server": server}),
+            LinkState::Connected { server, over } => {
+                let over = match over {
+                    Carrier::Quic => "QUIC",
+                    Carrier::Tcp => "TCP",
+                };
+                json!({"state": "connected", "server": server, "over": over})
+            }
             LinkState::Connecting { last } => json!({"state": "connecting", "last": last}),
             LinkState::Refused { reason } => json!({"state": "refused", "reason": reason}),
         };

@@ -14,6 +14,7 @@ mod logs;
 mod manifest;
 mod node;
 mod output;
+mod revoke;
 mod status;
 mod token;
 
@@ -47,6 +48,7 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     RotateKey(backup::RotateKey),
+    Node(revoke::Node),
     Kubeconfig(Kubeconfig),
     Version(Version),
 }
@@ -102,6 +104,7 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Restore(restore) => restore.run(),
         Command::RotateKey(rotate) => rotate.run(),
         Command::Token(token) => token.run(&connect()?),
+        Command::Node(node) => node.run(&connect()?),
         Command::Kubeconfig(Kubeconfig { server }) => {
             output::print(&config::flattened(config::load(kubeconfig.as_deref())?, server))
         }

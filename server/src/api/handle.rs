@@ -19,6 +19,7 @@ use super::route::{self, Route, Target};
 use super::select::Selection;
 use super::verbs::{Ask, verb};
 use crate::kinds::SubKind;
+use crate::pki::revoked;
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -39,6 +40,10 @@ fn header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
 }
 
 async fn answer(api: &Api, client: &Client, request: Request<Incoming>) -> Result<Reply, Status> {
+    // For each request anew: a connection may be older than the revocation.
+    if client.key.is_some_and(|key| revoked::since(&*api.store, key).is_some()) {
+        return Err(Status::unauthorized());
+    }
     let uri = request.uri();
     if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URI {
         return Err(Status::bad_request("the request's path and query are too long"));
@@ -88,6 +93,10 @@ async fn object(api: &Api, client: &Client, target: Target, mut request: Request
     api.authorize(&client.who, &ask.attributes(verb, &selection))?;
     match ask.target.sub.map(|s| s.sub) {
         Some(SubKind::Log) => api.logs(&ask.target, &ask.query).await,
+        Some(SubKind::Revoke) => {
+            read(request).await?;
+            api.revoke(&ask.target).await
+        }
         Some(SubKind::Exec) => api.exec(&ask.target, &ask.query, client, &mut request).await,
         _ => {
             let announced = header(&headers, CONTENT_LENGTH).and_then(|l| l.parse().ok());

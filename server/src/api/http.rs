@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::Shutdown;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,9 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_net::{TcpListener, TcpStream};
+use coracle_shared::ids::Fingerprint;
 use coracle_shared::submit::Identity;
 use futures_lite::{AsyncReadExt as _, FutureExt as _};
-use futures_rustls::TlsAcceptor;
+use futures_rustls::LazyConfigAcceptor;
 use futures_rustls::server::TlsStream;
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
@@ -26,6 +28,7 @@ use super::authz::anonymous;
 use super::handle::handle;
 use super::patient::{Busy, IDLE, Patience, Patient, STALL, Work};
 use super::reply::{Cut, Payload};
+use super::stream::BoxFuture;
 use crate::pki::Peer;
 
 /// Connections at once; more are closed as they come.
@@ -73,23 +76,35 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Who is at the other end of a connection.
 pub struct Client {
     pub who: Identity,
+    /// Of a node: its key, which may be revoked at any time.
+    pub key: Option<Fingerprint>,
     /// Requests under way; an upgraded stream holds one as long as it lives.
     pub work: Work,
 }
 
+/// Takes connections on the API's port that speak another protocol than HTTP.
+pub trait Door: Send + Sync + 'static {
+    /// How TLS goes on with a client that offers this protocol (ALPN); `None` when it is not ours.
+    fn tls(&self, protocol: &[u8]) -> Option<Arc<ServerConfig>>;
+
+    /// Serves a connection whose handshake is done, to its end.
+    fn enter(&self, stream: TlsStream<TcpStream>, from: SocketAddr) -> BoxFuture<'static, ()>;
+}
+
+/// What a listener offers.
+#[derive(Clone)]
+pub struct Offer {
+    pub api: Arc<ServerConfig>,
+    /// For nodes that can not come over UDP.
+    pub door: Option<Arc<dyn Door>>,
+}
+
 /// Serves the API on a listener until dropped.
-pub async fn serve(
-    api: Arc<Api>,
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    times: Times,
-    executor: Arc<Executor<'static>>,
-) {
-    let acceptor = TlsAcceptor::from(tls);
+pub async fn serve(api: Arc<Api>, listener: TcpListener, offer: Offer, times: Times, executor: Arc<Executor<'static>>) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(_) => {
                 smol::Timer::after(PAUSE).await;
                 continue;
@@ -99,11 +114,11 @@ pub async fn serve(
             continue;
         }
         let place = Place::take(&open);
-        let (api, acceptor, spawner) = (api.clone(), acceptor.clone(), executor.clone());
+        let (api, offer, spawner) = (api.clone(), offer.clone(), executor.clone());
         let connection = async move {
             let _place = place;
             // What goes wrong with one connection is its client's to see.
-            let _ = connect(api, socket, acceptor, times, spawner).await;
+            let _ = connect(api, (socket, from), offer, times, spawner).await;
         };
         executor.spawn(connection).detach();
     }
@@ -127,8 +142,8 @@ impl Drop for Place {
 
 async fn connect(
     api: Arc<Api>,
-    socket: TcpStream,
-    acceptor: TlsAcceptor,
+    (socket, from): (TcpStream, SocketAddr),
+    offer: Offer,
     times: Times,
     executor: Arc<Executor<'static>>,
 ) -> io::Result<()> {
@@ -139,10 +154,16 @@ async fn connect(
         smol::Timer::after(times.handshake).await;
         Err(io::ErrorKind::TimedOut.into())
     };
-    let stream = acceptor.accept(socket.clone()).or(late).await?;
-    let who = identify(&stream)?;
+    let stream = match shake_hands(socket.clone(), &offer).or(late).await? {
+        Entered::Client(stream) => stream,
+        Entered::Door(door, stream) => {
+            door.enter(stream, from).await;
+            return Ok(());
+        }
+    };
+    let (who, key) = identify(&stream)?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let client = Arc::new(Client { who, work: Work::default() });
+    let client = Arc::new(Client { who, key, work: Work::default() });
     let upgraded = Arc::new(AtomicBool::new(false));
     // Streams of HTTP/2 are told apart by hyper; it bounds them by number and size.
     let patience = Patience { head: (!http2).then_some(times.head), idle: times.idle, stall: times.stall };
@@ -165,6 +186,26 @@ async fn connect(
         linger(socket).await;
     }
     served.map_err(io::Error::other)
+}
+
+/// Which protocol a connection is for.
+enum Entered {
+    Client(TlsStream<TcpStream>),
+    Door(Arc<dyn Door>, TlsStream<TcpStream>),
+}
+
+/// The TLS handshake; what the client offers decides who serves it, and whose rules its certificate
+/// has to meet.
+async fn shake_hands(socket: TcpStream, offer: &Offer) -> io::Result<Entered> {
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+    let door = offer.door.as_ref().and_then(|door| {
+        let hello = start.client_hello();
+        hello.alpn()?.find_map(|protocol| door.tls(protocol)).map(|tls| (door.clone(), tls))
+    });
+    match door {
+        Some((door, tls)) => Ok(Entered::Door(door, start.into_stream(tls).await?)),
+        None => Ok(Entered::Client(start.into_stream(offer.api.clone()).await?)),
+    }
 }
 
 /// Reads on for a while after the last word to a client. A socket that is closed with something
@@ -220,14 +261,15 @@ impl AsRef<Executor<'static>> for Handle {
 }
 
 /// Who the client's certificate names; without one, nobody in particular.
-fn identify(stream: &TlsStream<TcpStream>) -> io::Result<Identity> {
+fn identify(stream: &TlsStream<TcpStream>) -> io::Result<(Identity, Option<Fingerprint>)> {
     let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) else {
-        return Ok(anonymous());
+        return Ok((anonymous(), None));
     };
     let peer = Peer::from_certificate(certificate).map_err(io::Error::other)?;
+    let key = peer.node().is_some().then_some(peer.key);
     let mut groups = peer.groups;
     groups.push("system:authenticated".into());
-    Ok(Identity { user: peer.user, groups })
+    Ok((Identity { user: peer.user, groups }, key))
 }
 
 /// An answer that counts as a request under way until it is sent.

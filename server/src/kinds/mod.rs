@@ -51,6 +51,8 @@ pub enum SubKind {
     Eviction,
     Log,
     Exec,
+    /// Refuses a node's key for ever.
+    Revoke,
 }
 
 /// A subresource as discovery shows it.

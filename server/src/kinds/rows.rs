@@ -136,7 +136,17 @@ pub(super) static ROWS: &[Kind] = &[
         singular: "node",
         short: &["no"],
         namespaced: false,
-        subresources: &[status("", "v1", "Node")],
+        subresources: &[
+            Subresource {
+                name: "revoke",
+                sub: SubKind::Revoke,
+                group: "",
+                version: "v1",
+                kind: "Status",
+                verbs: &["create"],
+            },
+            status("", "v1", "Node"),
+        ],
         storage: own("nodes", "", "v1"),
         columns: node::COLUMNS,
         cells: node::cells,

@@ -1,51 +1,45 @@
-//! The QUIC endpoint: who comes in, and by which door.
+//! Who comes in, and by which door: over QUIC, or over the API's TCP port.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use async_net::TcpStream;
+use coracle_shared::wire::ProtocolRange;
 use coracle_store::{Clock, Store};
-use futures_lite::future::or;
-use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{
-    Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout, Incoming,
-    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+use coracle_transport::quic::{
+    self, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, HandshakeData, Incoming, QuicServerConfig,
 };
+use coracle_transport::{Connection, Pipe, Role, tcp};
+use futures_lite::future::or;
+use futures_rustls::server::TlsStream;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
 
 use super::compile::ClusterNetwork;
 use super::desired::DesiredSets;
-use super::pipe::Pipe;
 use super::registry::Registry;
-use super::{NodesError, join, log, session};
+use super::stored::wall;
+use super::{NodesError, Setup, Wall, join, log, session};
 use crate::pki::{Peer, Pki};
-use crate::tls::{ALPN_JOIN, ALPN_NODE, quic_config};
+use crate::tls::{ALPN_JOIN, ALPN_NODE, nodes_config};
 
-/// A node keeps its connection alive every 25 s; two may be lost. Shorter than `--node-grace`.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 /// Handshakes and joins under way at once; beyond it newcomers have to prove their address, and at
 /// twice this they are turned away. All nodes of a large cluster come back at once after a restart.
 const MAX_NEWCOMERS: usize = 1024;
 /// A stranger who has not joined by then is cut off.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// What may be under way from one node: reports and logs. Bounds memory at scale.
-const STREAM_WINDOW: u32 = 512 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
-/// The path's MTU is probed on connecting, then once a day: an idle link is silent.
-const MTU_INTERVAL: Duration = Duration::from_secs(86_400);
-
 /// Bytes of a connection id: no two of a server's connections meet by chance.
 const ID_LENGTH: usize = 8;
-
-const CLOSED: VarInt = VarInt::from_u32(0);
 
 /// What sessions, joins and streams share.
 pub struct Shared {
     pub pki: Arc<Pki>,
     pub store: Arc<dyn Store>,
     pub clock: Clock,
+    pub wall: Wall,
+    pub protocols: ProtocolRange,
     pub network: ClusterNetwork,
     pub registry: Arc<Registry>,
     pub desired: Arc<DesiredSets>,
@@ -53,9 +47,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(pki: Arc<Pki>, store: Arc<dyn Store>, clock: Clock, network: ClusterNetwork) -> Shared {
+    pub fn new(pki: Arc<Pki>, store: Arc<dyn Store>, setup: Setup) -> Shared {
+        let Setup { network, clock, wall, protocols, .. } = setup;
         Shared {
             pki,
+            wall,
+            protocols,
             desired: Arc::new(DesiredSets::new(store.clone(), network.clone())),
             registry: Arc::new(Registry::new(clock.clone())),
             store,
@@ -63,6 +60,11 @@ impl Shared {
             network,
             newcomers: AtomicUsize::new(0),
         }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn wall_millis(&self) -> i64 {
+        wall((self.wall)())
     }
 }
 
@@ -72,13 +74,13 @@ pub fn open(pki: &Arc<Pki>, listen: SocketAddr) -> Result<Endpoint, NodesError> 
     let reset = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
     let mut config = EndpointConfig::new(Arc::new(reset));
     config.cid_generator(|| Box::new(RandomIds));
-    let tls = quic_config(pki).map_err(NodesError::Pki)?;
+    let tls = nodes_config(pki).map_err(NodesError::Pki)?;
     let crypto = QuicServerConfig::try_from(tls).map_err(|e| NodesError::Quic(e.to_string()))?;
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(Arc::new(transport()));
+    let mut server = quic::ServerConfig::with_crypto(Arc::new(crypto));
+    server.transport_config(Arc::new(quic::transport(Role::Server)));
     let bind = |source| NodesError::Listen { address: listen, source };
     let socket = UdpSocket::bind(listen).map_err(bind)?;
-    let runtime = quinn::default_runtime().ok_or_else(|| NodesError::Quic("no runtime".into()))?;
+    let runtime = quic::default_runtime().ok_or_else(|| NodesError::Quic("no runtime".into()))?;
     Endpoint::new(config, Some(server), socket, runtime).map_err(bind)
 }
 
@@ -101,24 +103,6 @@ impl ConnectionIdGenerator for RandomIds {
     fn cid_lifetime(&self) -> Option<Duration> {
         None
     }
-}
-
-fn transport() -> TransportConfig {
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.interval(MTU_INTERVAL);
-    let idle = IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32));
-    let mut transport = TransportConfig::default();
-    transport
-        .max_idle_timeout(Some(idle))
-        // The session, or the join; everything else is opened from here.
-        .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW))
-        .datagram_receive_buffer_size(None)
-        .mtu_discovery_config(Some(mtu));
-    transport
 }
 
 /// Takes connections until the endpoint is closed.
@@ -159,19 +143,46 @@ async fn admit(incoming: Incoming, newcomer: Newcomer) {
         Err(error) => return log(&format!("{from}: handshake failed: {error}")),
     };
     let alpn = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let certificates = connection.peer_identity().and_then(|peer| peer.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = certificates.and_then(|chain| chain.into_iter().next());
     let alpn = alpn.and_then(|data| data.protocol);
-    match alpn.as_deref() {
-        Some(ALPN_NODE) => node(&connection, from, newcomer).await,
-        Some(ALPN_JOIN) => stranger(&connection, &newcomer.0).await,
-        _ => {}
-    }
-    connection.close(CLOSED, b"");
+    serve(Connection::Quic(connection), alpn.as_deref(), leaf.as_ref(), from, newcomer).await;
 }
 
-async fn node(connection: &Connection, from: SocketAddr, newcomer: Newcomer) {
-    let certificates = connection.peer_identity().and_then(|peer| peer.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let peer = certificates.as_ref().and_then(|chain| chain.first()).map(|leaf| Peer::from_certificate(leaf));
-    let peer = match peer {
+/// Takes a connection that came over TCP, its handshake done.
+pub async fn enter(stream: TlsStream<TcpStream>, from: SocketAddr, shared: Arc<Shared>) {
+    if shared.newcomers.load(Ordering::Relaxed) >= 2 * MAX_NEWCOMERS {
+        return;
+    }
+    let (socket, tls) = stream.get_ref();
+    if let Err(error) = tcp::prepare(socket) {
+        return log(&format!("{from}: {error}"));
+    }
+    let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
+    let connection = tcp::Connection::new(stream, Role::Server);
+    let newcomer = Newcomer::new(shared);
+    serve(Connection::Tcp(connection.clone()), alpn.as_deref(), leaf.as_ref(), from, newcomer).await;
+    connection.ended().await;
+}
+
+async fn serve(
+    connection: Connection,
+    alpn: Option<&[u8]>,
+    leaf: Option<&CertificateDer<'_>>,
+    from: SocketAddr,
+    newcomer: Newcomer,
+) {
+    match alpn {
+        Some(ALPN_NODE) => node(&connection, leaf, from, newcomer).await,
+        Some(ALPN_JOIN) => stranger(&connection, from, &newcomer.0).await,
+        _ => {}
+    }
+    connection.close(0, "");
+}
+
+async fn node(connection: &Connection, leaf: Option<&CertificateDer<'_>>, from: SocketAddr, newcomer: Newcomer) {
+    let peer = match leaf.map(|leaf| Peer::from_certificate(leaf)) {
         None => return log(&format!("{from}: no node certificate: a machine joins with a token first")),
         Some(Err(error)) => return log(&format!("{from}: {error}")),
         Some(Ok(peer)) => peer,
@@ -182,12 +193,13 @@ async fn node(connection: &Connection, from: SocketAddr, newcomer: Newcomer) {
     log(&format!("{} at {from}: session ended: {lost}", peer.user));
 }
 
-async fn stranger(connection: &Connection, shared: &Arc<Shared>) {
+async fn stranger(connection: &Connection, from: SocketAddr, shared: &Arc<Shared>) {
     let served = async {
-        let Ok((send, recv)) = connection.accept_bi().await else { return };
+        let Ok((send, recv)) = connection.accept().await else { return };
         let mut pipe = Pipe::new(send, recv, join::LIMIT);
-        if let Err(error) = join::serve(&mut pipe, &shared.pki, &*shared.store, SystemTime::now()).await {
-            log(&format!("{}: join broke off: {error}", connection.remote_address()));
+        let now = (shared.wall)();
+        if let Err(error) = join::serve(&mut pipe, shared.protocols, &shared.pki, &*shared.store, now).await {
+            log(&format!("{from}: join broke off: {error}"));
         }
     };
     let timeout = async {

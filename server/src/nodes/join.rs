@@ -6,28 +6,34 @@ use std::time::SystemTime;
 
 use coracle_shared::codec::{self, MAX_JOIN_FRAME};
 use coracle_shared::ids::Fingerprint;
-use coracle_shared::wire::{JoinReply, JoinRequest, Joined, PROTOCOLS, Refuse, RefuseCode};
+use coracle_shared::wire::{JoinReply, JoinRequest, Joined, ProtocolRange, Refuse, RefuseCode};
 use coracle_store::{Change, Class, Commit, CommitError, Item, Key, Precondition, Store};
+use coracle_transport::{Pipe, PipeError};
 
-use super::pipe::{Pipe, PipeError};
 use super::stored::{SCHEMA, decode, encode, new_uid, wall};
 use super::token::{self, Uses, refuse};
-use super::{log, merge};
+use super::{log, merge, revoke};
 use crate::pki::{Pki, request_key};
 
 /// The table that binds node names to keys: the value is the key's SHA-256 in hexadecimal.
-const NODE_KEYS: &str = "-nodekey";
+pub const NODE_KEYS: &str = "-nodekey";
 /// How often a commit is tried when others change the same token or name meanwhile.
 const ATTEMPTS: usize = 5;
 
 /// Serves one connection without a certificate: one request, one answer.
-pub async fn serve(pipe: &mut Pipe, pki: &Pki, store: &dyn Store, now: SystemTime) -> Result<(), PipeError> {
+pub async fn serve(
+    pipe: &mut Pipe,
+    protocols: ProtocolRange,
+    pki: &Pki,
+    store: &dyn Store,
+    now: SystemTime,
+) -> Result<(), PipeError> {
     let bytes = pipe.next_frame().await?;
     let reply = match codec::decode::<JoinRequest>(&bytes) {
         Err(error) => {
             JoinReply::Refused(refuse(RefuseCode::Malformed, format!("the request can not be read: {error}")))
         }
-        Ok(request) => match join(&request, pki, store, now).await {
+        Ok(request) => match join(&request, protocols, pki, store, now).await {
             Ok(joined) => {
                 log(&format!("node {} joined with token {}", request.node, request.token_id));
                 JoinReply::Accepted(joined)
@@ -41,9 +47,9 @@ pub async fn serve(pipe: &mut Pipe, pki: &Pki, store: &dyn Store, now: SystemTim
     };
     pipe.queue(&reply);
     pipe.flush().await?;
-    let _ = pipe.send.finish();
+    pipe.send.finish();
     // The answer has to arrive before the connection goes.
-    let _ = pipe.send.stopped().await;
+    pipe.send.stopped().await;
     Ok(())
 }
 
@@ -52,9 +58,15 @@ fn printable(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-async fn join(request: &JoinRequest, pki: &Pki, store: &dyn Store, now: SystemTime) -> Result<Joined, Refuse> {
+async fn join(
+    request: &JoinRequest,
+    protocols: ProtocolRange,
+    pki: &Pki,
+    store: &dyn Store,
+    now: SystemTime,
+) -> Result<Joined, Refuse> {
     let node = &request.node;
-    if PROTOCOLS.common(request.protocols).is_none() {
+    if protocols.common(request.protocols).is_none() {
         return Err(refuse(RefuseCode::Protocol, "agent and server speak no common protocol: update the older".into()));
     }
     if !is_node_name(node) {
@@ -88,6 +100,9 @@ async fn join(request: &JoinRequest, pki: &Pki, store: &dyn Store, now: SystemTi
 fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) -> Result<Commit, Refuse> {
     let node = &request.node;
     let unknown = || token::check(None, &printable(&request.token_id), "", now).map(|_| Commit::new());
+    if let Some(refused) = revoke::check(store, key, node) {
+        return Err(refused);
+    }
     let Some(secret_key) = token::key(&request.token_id) else { return unknown() };
     let secret: Option<Item> = store.get(&secret_key);
     let object = secret.as_ref().map(decode);
@@ -96,7 +111,8 @@ fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) ->
 
     let mut commit = Commit::new();
     let node_key = Key::new("nodes", "", node.as_str());
-    let exists = store.get(&node_key).is_some();
+    let existing = store.get(&node_key);
+    let exists = existing.is_some();
     let bound = match bind(&mut commit, node, key, store) {
         // Somebody removed that node: its name is free for another machine.
         Err(Bound { item, .. }) if !exists => {
@@ -114,11 +130,16 @@ fn plan(request: &JoinRequest, key: Fingerprint, store: &dyn Store, now: i64) ->
         Uses::Left(left) => commit.require(Precondition::At(secret_key.clone(), secret.revision)).change(Change::Put {
             key: secret_key,
             schema: secret.schema,
-            value: encode("Secret", &token::used(&object, left)),
+            value: encode("Secret", &token::used(&object, left, now)),
             class: Class::Durable,
             seal: Some(Arc::from(object["metadata"]["uid"].as_str().unwrap_or_default())),
         }),
     };
+    if let Some(item) = existing
+        && let Some(cleared) = revoke::cleared(&decode(&item))
+    {
+        commit = commit.replace(node_key.clone(), item.revision, item.schema, encode("Node", &cleared));
+    }
     if !exists {
         let uid = new_uid().map_err(|e| refuse(RefuseCode::Unavailable, e.to_string()))?;
         let object = merge::create_node(node, &uid, &request.architecture, now);

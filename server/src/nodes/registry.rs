@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use coracle_shared::contact::{Contact, Contacts};
 use coracle_store::Clock;
+use coracle_transport::Connection;
 use event_listener::Event;
-use quinn::Connection;
 
 /// The nodes' connections. `C` is what a connection is reached by.
 pub struct Registry<C = Connection> {
@@ -81,6 +81,16 @@ impl<C: Clone> Registry<C> {
             Some(Known::Connected { connection, .. }) => Some(connection.clone()),
             _ => None,
         }
+    }
+
+    /// All connections that stand.
+    pub fn connections(&self) -> Vec<C> {
+        let state = self.state();
+        let connections = state.nodes.values().filter_map(|known| match known {
+            Known::Connected { connection, .. } => Some(connection.clone()),
+            Known::Lost { .. } => None,
+        });
+        connections.collect()
     }
 
     fn bump(&self, mut state: MutexGuard<'_, State<C>>) {

@@ -3,35 +3,35 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use coracle_shared::codec::{MAX_FRAME, decode_evolving};
-use coracle_shared::session::{Ended, Millis, ServerIdentity, ServerOutput, ServerSession};
-use coracle_shared::wire::{Features, Rejection, Report, ToAgent, ToServer};
+use coracle_shared::session::{Ended, Millis, ServerIdentity, ServerOutput, ServerSession, Standing};
+use coracle_shared::wire::{Features, Refuse, RefuseCode, Rejection, Renewed, Report, ToAgent, ToServer};
 use coracle_store::Commit;
+use coracle_transport::{Carrier, Connection, IDLE_TIMEOUT, Pipe, PipeError, Turn};
 use futures_lite::future::{or, pending};
-use quinn::{Connection, VarInt};
 
 use super::commit::{self, Reporter};
 use super::desired::Subscription;
-use super::endpoint::{IDLE_TIMEOUT, Shared};
-use super::pipe::{Pipe, PipeError, Turn};
-use super::stored::wall;
-use super::{join, log};
-use crate::pki::Peer;
+use super::endpoint::Shared;
+use super::{join, log, revoke};
+use crate::pki::{Peer, request_key};
 use coracle_shared::desired::SetKind;
 
 /// The session goes out before any log or exec stream.
 const CONTROL_PRIORITY: i32 = 10;
 /// Closing code for a session whose node has opened a newer one.
-const REPLACED: VarInt = VarInt::from_u32(1);
+const REPLACED: u32 = 1;
+/// Closing code for a node whose key was revoked.
+const REVOKED: u32 = 2;
 /// Messages are made while fewer bytes than this wait to be written.
 const MAX_QUEUED: usize = 256 << 10;
 
 /// Why a session ended.
 #[derive(Debug)]
 pub enum Lost {
-    Connection(quinn::ConnectionError),
+    Connection(coracle_transport::Lost),
     Stream(PipeError),
     Ended(Ended),
 }
@@ -58,6 +58,7 @@ type Writing = Pin<Box<dyn Future<Output = Option<u64>> + Send>>;
 struct Session<'a> {
     shared: &'a Arc<Shared>,
     node: &'a str,
+    peer: &'a Peer,
     connection: &'a Connection,
     core: ServerSession,
     pipe: Pipe,
@@ -74,7 +75,7 @@ pub async fn serve(shared: &Arc<Shared>, connection: &Connection, peer: &Peer) -
     let Some(node) = peer.node() else {
         return Lost::Ended(Ended::Violation("the certificate is not a node's"));
     };
-    let opened = async { connection.accept_bi().await.map_err(Lost::Connection) };
+    let opened = async { connection.accept().await.map_err(Lost::Connection) };
     let timeout = async {
         smol::Timer::after(Duration::from_millis(coracle_shared::session::HELLO_TIMEOUT)).await;
         Err(Lost::Ended(Ended::Silent))
@@ -84,7 +85,7 @@ pub async fn serve(shared: &Arc<Shared>, connection: &Connection, peer: &Peer) -
         Err(lost) => return lost,
     };
     let mut pipe = Pipe::new(send, recv, MAX_FRAME);
-    if let Err(refuse) = bind(shared, node, peer).await {
+    if let Err(refuse) = admit(shared, node, peer).await {
         pipe.queue(&ToAgent::Refuse(refuse.clone()));
         say_and_end(&mut pipe).await;
         return Lost::Ended(Ended::Foreign(refuse));
@@ -92,13 +93,16 @@ pub async fn serve(shared: &Arc<Shared>, connection: &Connection, peer: &Peer) -
     let identity = ServerIdentity {
         cluster: shared.pki.cluster(),
         store: coracle_shared::ids::StoreUuid(shared.store.id().uuid),
-        features: Features::LOGS.and(Features::EXEC),
+        protocols: shared.protocols,
+        features: Features::LOGS.and(Features::EXEC).and(Features::RENEW),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let core = ServerSession::new(identity, node.to_owned(), now(shared));
+    let standing = if peer.not_after <= shared.wall_millis() { Standing::Expired } else { Standing::Valid };
+    let core = ServerSession::new(identity, node.to_owned(), standing, now(shared));
     let mut session = Session {
         shared,
         node,
+        peer,
         connection,
         core,
         pipe,
@@ -116,22 +120,30 @@ pub async fn serve(shared: &Arc<Shared>, connection: &Connection, peer: &Peer) -
 
 /// How long nothing had come by the time a connection was found lost.
 fn silence(connection: &Connection) -> Duration {
-    match connection.close_reason() {
-        Some(quinn::ConnectionError::TimedOut) => IDLE_TIMEOUT,
+    match connection.lost() {
+        Some(lost) if lost.was_silent() => IDLE_TIMEOUT,
         _ => Duration::ZERO,
     }
 }
 
-/// A node's name belongs to one key.
-async fn bind(shared: &Shared, node: &str, peer: &Peer) -> Result<(), coracle_shared::wire::Refuse> {
+/// Ends the session of a node whose key was revoked.
+pub fn close_revoked(connection: &Connection) {
+    connection.close(REVOKED, "this node's key was revoked");
+}
+
+/// A node's name belongs to one key, and that must not be revoked.
+async fn admit(shared: &Shared, node: &str, peer: &Peer) -> Result<(), Refuse> {
+    if let Some(refused) = revoke::check(&*shared.store, peer.key, node) {
+        return Err(refused);
+    }
     let mut commit = Commit::new();
     if join::bind(&mut commit, node, peer.key, &*shared.store).map_err(|bound| bound.refuse)? {
         return Ok(());
     }
     // Fails when somebody else bound it meanwhile: the agent dials again and is told.
     shared.store.commit(commit).await.map(|_| ()).map_err(|error| {
-        let code = coracle_shared::wire::RefuseCode::Unavailable;
-        coracle_shared::wire::Refuse { code, message: format!("the store could not write: {error:?}") }
+        let code = RefuseCode::Unavailable;
+        Refuse { code, message: format!("the store could not write: {error:?}") }
     })
 }
 
@@ -139,8 +151,8 @@ async fn bind(shared: &Shared, node: &str, peer: &Peer) -> Result<(), coracle_sh
 async fn say_and_end(pipe: &mut Pipe) {
     let said = async {
         if pipe.flush().await.is_ok() {
-            let _ = pipe.send.finish();
-            let _ = pipe.send.stopped().await;
+            pipe.send.finish();
+            pipe.send.stopped().await;
         }
     };
     let enough = async {
@@ -155,9 +167,7 @@ fn now(shared: &Shared) -> Millis {
 
 impl Session<'_> {
     async fn run(&mut self) -> Lost {
-        if self.pipe.send.set_priority(CONTROL_PRIORITY).is_err() {
-            return Lost::Stream(PipeError::Finished);
-        }
+        self.pipe.send.set_priority(CONTROL_PRIORITY);
         loop {
             // Before looking, so that a change in between is not missed.
             let changed = self.subscription.as_ref().map(Subscription::listen);
@@ -240,7 +250,7 @@ impl Session<'_> {
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Lost> {
         let message = decode_evolving::<ToServer>(bytes).map_err(|e| Lost::Stream(PipeError::Codec(e)))?;
-        let outcome = self.core.handle(message, now(self.shared), wall(SystemTime::now()));
+        let outcome = self.core.handle(message, now(self.shared), self.shared.wall_millis());
         while let Some(output) = self.core.poll_output() {
             match output {
                 ServerOutput::Started(hello) => {
@@ -248,9 +258,17 @@ impl Session<'_> {
                     let (number, old) = self.shared.registry.connected(self.node, self.connection.clone());
                     self.number = Some(number);
                     if let Some(old) = old {
-                        old.close(REPLACED, b"the node has a newer session");
+                        old.close(REPLACED, "the node has a newer session");
                     }
-                    log(&format!("node {} connected, agent {}", self.node, hello.agent_version));
+                    // A revocation that came before this line saw no session to end.
+                    if let Some(refused) = revoke::check(&*self.shared.store, self.peer.key, self.node) {
+                        return Err(Lost::Ended(Ended::Foreign(refused)));
+                    }
+                    let over = match self.connection.carrier() {
+                        Carrier::Quic => "QUIC",
+                        Carrier::Tcp => "TCP",
+                    };
+                    log(&format!("node {} connected over {over}, agent {}", self.node, hello.agent_version));
                 }
                 ServerOutput::Synced { .. } => {}
                 ServerOutput::Rejected { set, why } => {
@@ -265,6 +283,7 @@ impl Session<'_> {
                     let sequence = report.sequence;
                     self.write(Some(sequence), *report);
                 }
+                ServerOutput::Renew { csr } => self.renew(&csr)?,
                 ServerOutput::Liveness(answering) => {
                     self.answering = answering;
                     if let Some(number) = self.number {
@@ -275,6 +294,26 @@ impl Session<'_> {
             }
         }
         outcome.map_err(Lost::Ended)
+    }
+
+    /// Signs a new certificate for the key that this connection proved to have, and for no other.
+    fn renew(&mut self, csr: &[u8]) -> Result<(), Lost> {
+        if request_key(csr).ok() != Some(self.peer.key) {
+            return Err(Lost::Ended(Ended::Violation("a renewal for another key")));
+        }
+        let pki = &self.shared.pki;
+        match pki.sign_node_csr(csr, self.node, (self.shared.wall)()) {
+            Ok(signed) => {
+                let cas = vec![pki.ca().to_vec()];
+                self.core.renewed(Renewed { certificate: signed.certificate, cas });
+                log(&format!("node {} got a new certificate", self.node));
+                Ok(())
+            }
+            Err(error) => {
+                log(&format!("renewing the certificate of node {}: {error}", self.node));
+                Err(Lost::Ended(Ended::Violation("a certificate request that can not be signed")))
+            }
+        }
     }
 
     fn write(&mut self, sequence: Option<u64>, report: Report) {

@@ -5,14 +5,13 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use coracle_shared::codec::{self, CodecError, LENGTH_BYTES, decode_evolving, frame, frame_length};
 use coracle_shared::wire::{ExecIn, ExecOpen, ExecOut, LogsOpen, MAX_EXEC_CHUNK, Open, Opened, Target};
+use coracle_transport::{Pipe, RecvStream, SendStream, Turn};
 use futures_lite::future::or;
-use quinn::{RecvStream, SendStream};
 
 use super::Nodes;
-use super::pipe::Pipe;
 use crate::api::stream::{
     BoxFuture, ContainerRef, ExecInput, ExecOutput, ExecRequest, ExecStream, LogReader, LogRequest, NodeStreams,
-    StreamError,
+    RevokeError, Revoked, StreamError,
 };
 
 /// An agent that has not answered by then is as good as away.
@@ -54,13 +53,16 @@ impl NodeStreams for Nodes {
                 tty: request.tty,
             });
             let (send, recv) = self.ask(node, &open).await?;
-            // Fails only on a stream that is closed already, which its first use tells.
-            let _ = send.set_priority(EXEC_PRIORITY);
+            send.set_priority(EXEC_PRIORITY);
             let (input, from_client) = async_channel::bounded(PIECES);
             let (to_client, output) = async_channel::bounded(PIECES);
             smol::spawn(exec(send, recv, from_client, to_client)).detach();
             Ok(ExecStream { input, output })
         })
+    }
+
+    fn revoke<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Revoked, RevokeError>> {
+        Box::pin(self.revoke_node(node))
     }
 }
 
@@ -75,7 +77,7 @@ impl Nodes {
         let connection = self.shared.registry.connection(node).ok_or_else(away)?;
         let asked = async {
             let lost = |error: &dyn std::fmt::Display| StreamError::Lost(error.to_string());
-            let (mut send, mut recv) = connection.open_bi().await.map_err(|e| lost(&e))?;
+            let (mut send, mut recv) = connection.open().await.map_err(|e| lost(&e))?;
             send.write_all(&frame(open)).await.map_err(|e| lost(&e))?;
             match answer(&mut recv).await? {
                 Opened::Ok => Ok((send, recv)),
@@ -148,8 +150,8 @@ async fn step(pipe: &mut Pipe, input: Option<&Receiver<ExecInput>>, output: &Sen
     let from_node = async {
         match pipe.turn(true).await {
             Err(error) => Step::Lost(format!("the connection to the node broke: {error}")),
-            Ok(super::pipe::Turn::Drained) => Step::Nothing,
-            Ok(super::pipe::Turn::Frame(bytes)) => match decode_evolving::<ExecOut>(&bytes) {
+            Ok(Turn::Drained) => Step::Nothing,
+            Ok(Turn::Frame(bytes)) => match decode_evolving::<ExecOut>(&bytes) {
                 Err(error) => Step::Lost(error.to_string()),
                 Ok(ExecOut::Stdout(bytes)) => Step::Output(ExecOutput::Stdout(bytes)),
                 Ok(ExecOut::Stderr(bytes)) => Step::Output(ExecOutput::Stderr(bytes)),

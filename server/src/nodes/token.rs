@@ -3,17 +3,22 @@
 //! A token is Kubernetes' Secret `kube-system/bootstrap-token-ID` of type
 //! `bootstrap.kubernetes.io/token`, with one key of our own for the uses that are left.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use coracle_shared::wire::{Refuse, RefuseCode};
 use coracle_store::Key;
 use serde_json::Value;
 
-use super::stored::parse_time;
+use super::stored::{parse_time, time};
 use crate::pki::fingerprint;
 
 /// The data key that holds how often the token may still be used, in decimal; without it, always.
 pub const USES: &str = "coracle-uses";
+/// How long a token that is used up is kept, in milliseconds: a join that broke off is repeated within
+/// a minute.
+const SPENT_LIFE: i64 = 600_000;
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 
 /// What a valid token still gives.
@@ -32,7 +37,14 @@ pub fn key(id: &str) -> Option<Key> {
 /// Checks a token against its Secret. One that does not exist and one whose secret is wrong are
 /// answered alike.
 pub fn check(secret: Option<&Value>, id: &str, given: &str, now: i64) -> Result<Uses, Refuse> {
-    let wrong = || refuse(RefuseCode::Token, format!("token {id} is not known, or its secret is wrong"));
+    let wrong = || {
+        refuse(
+            RefuseCode::Token,
+            format!(
+                "token {id} is not known (one that was used up or has expired is deleted), or its secret is wrong; make a new one with `coracle token create`"
+            ),
+        )
+    };
     let object = secret.ok_or_else(wrong)?;
     let stored = field(object, "token-secret").unwrap_or_default();
     let is_token = object["type"] == TYPE && field(object, "token-id").as_deref() == Some(id);
@@ -60,11 +72,33 @@ pub fn spent(id: &str) -> Refuse {
     refuse(RefuseCode::TokenUsed, format!("token {id} has been used up; make a new one with `coracle token create`"))
 }
 
-/// The Secret with one use less.
-pub fn used(secret: &Value, left: u32) -> Value {
+/// The Secret with one use less. One without any left expires soon: until then a machine whose answer
+/// got lost can ask again, and a replay is told what it is.
+pub fn used(secret: &Value, left: u32, now: i64) -> Value {
     let mut object = secret.clone();
-    object["data"][USES] = STANDARD.encode(left.saturating_sub(1).to_string()).into();
+    let left = left.saturating_sub(1);
+    object["data"][USES] = STANDARD.encode(left.to_string()).into();
+    let soon = now.saturating_add(SPENT_LIFE);
+    let ends = field(secret, "expiration").and_then(|text| parse_time(&text));
+    if left == 0 && ends.is_none_or(|end| end > soon) {
+        object["data"]["expiration"] = STANDARD.encode(time(soon)).into();
+    }
     object
+}
+
+/// Whether a Secret is a bootstrap token that has expired: it lets nobody in any more.
+pub fn is_expired(secret: &Value, now: i64) -> bool {
+    secret["type"] == TYPE
+        && field(secret, "expiration").is_some_and(|text| parse_time(&text).is_some_and(|end| end <= now))
+}
+
+/// Which expired tokens may be deleted: those that were expired at the last look as well. `before` is
+/// what that look found, and becomes what this one does. A clock that jumps ahead and back between two
+/// looks deletes nothing.
+pub fn sweep(expired: Vec<Key>, before: &mut BTreeSet<Key>) -> Vec<Key> {
+    let due = expired.iter().filter(|key| before.contains(key)).cloned().collect();
+    *before = expired.into_iter().collect();
+    due
 }
 
 pub fn refuse(code: RefuseCode, message: String) -> Refuse {
@@ -127,8 +161,24 @@ mod tests {
         check(&[("expiration", Some("2028-01-01T00:00:00Z"))], good, Err(RefuseCode::TokenExpired));
         check(&[("expiration", Some("soon"))], good, Err(RefuseCode::TokenExpired));
         assert_eq!(super::check(None, "abcdef", good, now).map_err(|r| r.code), Err(RefuseCode::Token));
-        let used = used(&secret(&[]), 1);
+        let used = used(&secret(&[]), 1, now);
         assert_eq!(super::check(Some(&used), "abcdef", good, now), Ok(Uses::Left(0)));
+        // A used token expires soon; one with uses left lasts as long as it was made for.
+        assert!(!is_expired(&used, now) && is_expired(&used, now + SPENT_LIFE));
+        let left = super::used(&secret(&[(USES, Some("2"))]), 2, now);
+        assert!(!is_expired(&left, now + SPENT_LIFE));
+        assert!(!is_expired(&json!({"type": "Opaque", "data": used["data"]}), i64::MAX));
+    }
+
+    #[test]
+    fn what_is_expired_at_two_looks_goes_and_a_jump_of_the_clock_takes_nothing() {
+        let keys: Vec<Key> = ["aaaaaa", "bbbbbb"].iter().map(|id| key(id).unwrap()).collect();
+        let mut before = BTreeSet::new();
+        assert_eq!(sweep(vec![keys[0].clone()], &mut before), []);
+        assert_eq!(sweep(keys.clone(), &mut before), [keys[0].clone()]);
+        // The clock went back: nothing is expired any more, and a later look starts anew.
+        assert_eq!(sweep(vec![], &mut before), []);
+        assert_eq!(sweep(keys, &mut before), []);
     }
 
     #[test]

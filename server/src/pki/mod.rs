@@ -7,6 +7,7 @@
 pub mod files;
 mod kubeconfig;
 mod leaf;
+pub mod revoked;
 
 use std::fmt;
 use std::io;
@@ -122,6 +123,8 @@ pub struct Peer {
     pub groups: Vec<String>,
     /// SHA-256 of the public key (SPKI).
     pub key: Fingerprint,
+    /// The certificate's end, in milliseconds since the Unix epoch.
+    pub not_after: i64,
 }
 
 impl Peer {
@@ -132,7 +135,8 @@ impl Peer {
         let subject = cert.subject();
         let user = subject.iter_common_name().find_map(text).ok_or_else(|| PkiError::Peer("no common name".into()))?;
         let groups = subject.iter_organization().filter_map(text).collect();
-        Ok(Peer { user, groups, key: fingerprint(cert.public_key().raw) })
+        let not_after = cert.validity().not_after.timestamp().saturating_mul(1000);
+        Ok(Peer { user, groups, key: fingerprint(cert.public_key().raw), not_after })
     }
 
     /// The node that this peer is, when it is one.

@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use coracle_server::api::http::{Times, serve};
+use coracle_server::api::http::{Offer, Times, serve};
 use coracle_server::api::stream::{
-    BoxFuture, ExecInput, ExecOutput, ExecRequest, ExecStream, LogReader, LogRequest, NodeStreams, StreamError,
+    BoxFuture, ExecInput, ExecOutput, ExecRequest, ExecStream, LogReader, LogRequest, NodeStreams, RevokeError,
+    Revoked, StreamError,
 };
 use coracle_server::api::{Api, Config, seed};
 use coracle_server::pki::{Pki, random};
@@ -48,6 +49,10 @@ impl NodeStreams for Echo {
             let reader: LogReader = Pin::from(Box::new(smol::io::Cursor::new(text.into_bytes())));
             Ok(reader)
         })
+    }
+
+    fn revoke<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Revoked, RevokeError>> {
+        Box::pin(async move { if node == "n1" { Ok(Revoked::Now) } else { Err(RevokeError::NoSuchNode) } })
     }
 
     fn open_exec<'a>(&'a self, node: &'a str, request: ExecRequest) -> BoxFuture<'a, Result<ExecStream, StreamError>> {
@@ -100,7 +105,8 @@ impl World {
                 ready.send(listener.local_addr().expect("an address")).expect("the test waits");
                 let changes = api.clone();
                 let _changes = executor.spawn(async move { changes.run().await });
-                let _serve = executor.spawn(serve(api, listener, tls, times, executor.clone()));
+                let _serve =
+                    executor.spawn(serve(api, listener, Offer { api: tls, door: None }, times, executor.clone()));
                 // An error: the sender was dropped, which is what ends a test.
                 let _ = stopped.recv().await;
             }));

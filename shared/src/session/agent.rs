@@ -6,7 +6,9 @@ use super::{Ended, INDEX_BATCH, MAX_SET_ITEMS};
 use crate::desired::{Item, ItemId, SetHead, SetKind};
 use crate::digest;
 use crate::ids::{Digest, Generation};
-use crate::wire::{Hello, PROTOCOLS, Refuse, RefuseCode, Rejection, Report, SyncMode, ToAgent, ToServer, Welcome};
+use crate::wire::{
+    Features, Hello, Refuse, RefuseCode, Rejection, Renewed, Report, SyncMode, ToAgent, ToServer, Welcome,
+};
 
 /// A change of a set, to be written to the ledger in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,10 @@ pub enum AgentOutput {
     Apply(Apply),
     /// The report with this number is in the store.
     Reported(u64),
+    /// The certificate has expired: to be answered with [`AgentSession::renew`].
+    RenewFirst,
+    /// To be written down in place of the old certificate, then told by [`AgentSession::renewed`].
+    Renewed(Renewed),
 }
 
 /// A set on its way in.
@@ -74,6 +80,18 @@ pub struct AgentSession {
     index_for: VecDeque<(SetKind, IndexFor)>,
     next_report: u64,
     acknowledged: u64,
+    renewal: Renewal,
+}
+
+/// How far a certificate's renewal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    /// Not asked for; the flag is whether the server knows how.
+    Idle { possible: bool },
+    /// Asked for.
+    Asked,
+    /// Nothing else is said before it.
+    First,
 }
 
 impl AgentSession {
@@ -88,6 +106,7 @@ impl AgentSession {
             index_for: VecDeque::new(),
             next_report: 1,
             acknowledged: 0,
+            renewal: Renewal::Idle { possible: false },
         }
     }
 
@@ -104,8 +123,10 @@ impl AgentSession {
         match (self.welcomed, message) {
             (false, ToAgent::Welcome(welcome)) => self.welcome(welcome),
             (_, ToAgent::Refuse(refuse)) => Err(Ended::Refused(refuse)),
+            (false, ToAgent::RenewFirst { protocol }) => self.renew_first(protocol),
+            (_, ToAgent::Renewed(renewed)) => self.take_renewed(renewed),
             (false, _) => Err(Ended::Violation("no Welcome first")),
-            (true, ToAgent::Welcome(_)) => Err(Ended::Violation("a second Welcome")),
+            (true, ToAgent::Welcome(_) | ToAgent::RenewFirst { .. }) => Err(Ended::Violation("a second Welcome")),
             (true, ToAgent::SendIndex { set }) => {
                 self.index_for.push_back((set, IndexFor::Server));
                 self.outputs.push_back(AgentOutput::NeedIndex(set));
@@ -121,9 +142,7 @@ impl AgentSession {
 
     fn welcome(&mut self, welcome: Welcome) -> Result<(), Ended> {
         let foreign = |code, message| Err(Ended::Foreign(Refuse { code, message }));
-        if welcome.protocol < PROTOCOLS.min || welcome.protocol > PROTOCOLS.max {
-            return Err(Ended::Violation("a protocol that was not offered"));
-        }
+        self.offered(welcome.protocol)?;
         if welcome.cluster != self.hello.cluster {
             let (theirs, ours) = (welcome.cluster, self.hello.cluster);
             return foreign(RefuseCode::Cluster, format!("the server is of cluster {theirs}, this node of {ours}"));
@@ -141,8 +160,55 @@ impl AgentSession {
         }
         self.hello.store = Some(welcome.store);
         self.welcomed = true;
+        self.renewal = Renewal::Idle { possible: welcome.features.has(Features::RENEW) };
         self.outputs.push_back(AgentOutput::Welcomed(welcome));
         Ok(())
+    }
+
+    fn offered(&self, protocol: u16) -> Result<(), Ended> {
+        match self.hello.protocols.has(protocol) {
+            true => Ok(()),
+            false => Err(Ended::Violation("a protocol that was not offered")),
+        }
+    }
+
+    fn renew_first(&mut self, protocol: u16) -> Result<(), Ended> {
+        self.offered(protocol)?;
+        if self.renewal == Renewal::First {
+            return Err(Ended::Violation("a renewal asked for twice"));
+        }
+        self.renewal = Renewal::First;
+        self.outputs.push_back(AgentOutput::RenewFirst);
+        Ok(())
+    }
+
+    fn take_renewed(&mut self, renewed: Renewed) -> Result<(), Ended> {
+        if matches!(self.renewal, Renewal::Idle { .. }) {
+            return Err(Ended::Violation("a certificate that nobody asked for"));
+        }
+        self.outputs.push_back(AgentOutput::Renewed(renewed));
+        Ok(())
+    }
+
+    /// Whether a renewal may be asked for.
+    pub fn may_renew(&self) -> bool {
+        self.renewal == Renewal::Idle { possible: true }
+    }
+
+    /// Asks for a new certificate.
+    pub fn renew(&mut self, csr: Vec<u8>) {
+        if self.renewal != Renewal::First {
+            self.renewal = Renewal::Asked;
+        }
+        self.outputs.push_back(AgentOutput::Send(ToServer::Renew { csr }));
+    }
+
+    /// The new certificate is written down. A session under an expired one ends with that.
+    pub fn renewed(&mut self) -> Result<(), Ended> {
+        match std::mem::replace(&mut self.renewal, Renewal::Idle { possible: true }) {
+            Renewal::First => Err(Ended::Renewed),
+            _ => Ok(()),
+        }
     }
 
     fn begin(&mut self, set: SetKind, to: SetHead, mode: SyncMode, complete: bool) -> Result<(), Ended> {

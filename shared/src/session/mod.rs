@@ -12,9 +12,13 @@
 //!   Index …                        ─────▶
 //!                                  ◀─────  Begin, Items …, End
 //!   Persisted | Rejected           ─────▶                     once the ledger has it
+//!   Renew{csr}                     ─────▶                     at two thirds of a certificate's life
+//!                                  ◀─────  Renewed
 //!   Report                         ─────▶
 //!                                  ◀─────  Reported           once the store has it
 //! ```
+//!
+//! Under an expired certificate the answer to Hello is `RenewFirst`, and nothing but a renewal follows.
 //!
 //! Rules that hold at both ends: absence is a removal only in a whole set that the server marked
 //! complete; otherwise what goes is named. An older generation is refused. The same generation
@@ -29,7 +33,7 @@ use std::fmt;
 
 pub use agent::{AgentOutput, AgentSession, Apply};
 pub use outbox::{MAX_EVENTS, Outbox};
-pub use server::{ServerIdentity, ServerOutput, ServerSession};
+pub use server::{ServerIdentity, ServerOutput, ServerSession, Standing};
 pub use sets::{Compiled, DesiredSet, Difference, Since};
 
 use crate::wire::Refuse;
@@ -69,6 +73,8 @@ pub enum Ended {
     Violation(&'static str),
     /// No Hello in time.
     Silent,
+    /// The node has a new certificate in place of an expired one: it dials again with that.
+    Renewed,
 }
 
 impl fmt::Display for Ended {
@@ -78,6 +84,7 @@ impl fmt::Display for Ended {
             Ended::Foreign(refuse) => f.write_str(&refuse.message),
             Ended::Violation(what) => write!(f, "the peer broke the protocol: {what}"),
             Ended::Silent => f.write_str("the peer said nothing"),
+            Ended::Renewed => f.write_str("the expired certificate was renewed"),
         }
     }
 }

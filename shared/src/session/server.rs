@@ -9,7 +9,8 @@ use super::{
 use crate::desired::{Item, ItemId, SetHead, SetKind};
 use crate::ids::{ClusterId, Digest, StoreUuid};
 use crate::wire::{
-    Features, Hello, PROTOCOLS, Refuse, RefuseCode, Rejection, Report, SyncMode, ToAgent, ToServer, Welcome,
+    Features, Hello, ProtocolRange, Refuse, RefuseCode, Rejection, Renewed, Report, SyncMode, ToAgent, ToServer,
+    Welcome,
 };
 
 /// Both sets, in the order in which they are sent.
@@ -20,8 +21,18 @@ const SETS: [SetKind; 2] = [SetKind::Node, SetKind::Shared];
 pub struct ServerIdentity {
     pub cluster: ClusterId,
     pub store: StoreUuid,
+    /// What it speaks: its own protocol and the two before it.
+    pub protocols: ProtocolRange,
     pub features: Features,
     pub version: String,
+}
+
+/// What the peer's certificate allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Valid,
+    /// It may renew, and do nothing else.
+    Expired,
 }
 
 /// What the owner of a session has to know or do.
@@ -37,6 +48,8 @@ pub enum ServerOutput {
     Report(Box<Report>),
     /// Whether the agent's reconcile loop answers.
     Liveness(bool),
+    /// A certificate is asked for; to be answered with [`ServerSession::renewed`].
+    Renew { csr: Vec<u8> },
 }
 
 /// How far the agent is with one set.
@@ -83,6 +96,7 @@ pub struct ServerSession {
     identity: ServerIdentity,
     /// The node that the peer's certificate names.
     node: String,
+    standing: Standing,
     deadline: Option<Millis>,
     queue: VecDeque<ToAgent>,
     outputs: VecDeque<ServerOutput>,
@@ -94,10 +108,11 @@ pub struct ServerSession {
 
 impl ServerSession {
     /// `node` is the name in the verified certificate of the peer.
-    pub fn new(identity: ServerIdentity, node: String, now: Millis) -> ServerSession {
+    pub fn new(identity: ServerIdentity, node: String, standing: Standing, now: Millis) -> ServerSession {
         ServerSession {
             identity,
             node,
+            standing,
             deadline: Some(now.after(HELLO_TIMEOUT)),
             queue: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -132,6 +147,13 @@ impl ServerSession {
     fn take(&mut self, message: ToServer, now: Millis, wall: i64) -> Result<(), Ended> {
         match (self.deadline, message) {
             (Some(_), ToServer::Hello(hello)) => self.hello(hello, wall),
+            (None, ToServer::Renew { csr }) => {
+                self.outputs.push_back(ServerOutput::Renew { csr });
+                Ok(())
+            }
+            (None, _) if self.standing == Standing::Expired => {
+                Err(Ended::Violation("more than a renewal under an expired certificate"))
+            }
             (Some(_), _) => Err(Ended::Violation("no Hello first")),
             (None, ToServer::Hello(_)) => Err(Ended::Violation("a second Hello")),
             (None, ToServer::Index { set, entries, last }) => self.index(set, entries, last),
@@ -155,6 +177,10 @@ impl ServerSession {
             }
         };
         self.deadline = None;
+        if self.standing == Standing::Expired {
+            self.queue.push_back(ToAgent::RenewFirst { protocol });
+            return Ok(());
+        }
         self.syncs = SETS.map(|set| Sync::Claimed(hello.heads.of(set)));
         self.queue.push_back(ToAgent::Welcome(Welcome {
             protocol,
@@ -170,8 +196,8 @@ impl ServerSession {
 
     fn check(&self, hello: &Hello) -> Result<u16, Refuse> {
         let refuse = |code, message| Err(Refuse { code, message });
-        let Some(protocol) = PROTOCOLS.common(hello.protocols) else {
-            let (ours, theirs) = (PROTOCOLS, hello.protocols);
+        let (ours, theirs) = (self.identity.protocols, hello.protocols);
+        let Some(protocol) = ours.common(theirs) else {
             return refuse(
                 RefuseCode::Protocol,
                 format!(
@@ -194,6 +220,15 @@ impl ServerSession {
             return refuse(
                 RefuseCode::Identity,
                 format!("the agent calls itself {}, its certificate names {}", hello.node, self.node),
+            );
+        }
+        if self.standing == Standing::Expired && !hello.features.has(Features::RENEW) {
+            return refuse(
+                RefuseCode::Expired,
+                format!(
+                    "the certificate of node {} has expired, and its agent {} can not renew it: update the agent",
+                    self.node, hello.agent_version
+                ),
             );
         }
         match hello.store {
@@ -270,6 +305,11 @@ impl ServerSession {
         self.queue.push_back(ToAgent::Reported { sequence });
     }
 
+    /// The answer to a renewal that was asked for.
+    pub fn renewed(&mut self, renewed: Renewed) {
+        self.queue.push_back(ToAgent::Renewed(renewed));
+    }
+
     pub fn poll_output(&mut self) -> Option<ServerOutput> {
         self.outputs.pop_front()
     }
@@ -300,7 +340,7 @@ impl ServerSession {
         if let Some(message) = self.queue.pop_front() {
             return Some(message);
         }
-        if self.deadline.is_some() || self.ended {
+        if self.deadline.is_some() || self.ended || self.standing == Standing::Expired {
             return None;
         }
         for (kind, set) in SETS.into_iter().zip(sets) {

@@ -39,9 +39,14 @@ const STORE: StoreUuid = StoreUuid([7; 16]);
 const CLUSTER: ClusterId = ClusterId([1; 16]);
 
 fn server() -> ServerSession {
-    let identity =
-        ServerIdentity { cluster: CLUSTER, store: STORE, features: Features::default(), version: "t".into() };
-    ServerSession::new(identity, "n1".into(), Millis(0))
+    let identity = ServerIdentity {
+        cluster: CLUSTER,
+        store: STORE,
+        protocols: PROTOCOLS,
+        features: Features::RENEW,
+        version: "t".into(),
+    };
+    ServerSession::new(identity, "n1".into(), Standing::Valid, Millis(0))
 }
 
 /// A ledger in memory: what the agent's disk holds.

@@ -5,6 +5,7 @@
 
 mod exec;
 mod log;
+mod revoke;
 mod upgraded;
 
 use std::future::Future;
@@ -100,9 +101,30 @@ pub enum StreamError {
     Lost(String),
 }
 
-/// Opens streams to containers through the nodes' sessions.
+/// What revoking a node came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    Now,
+    /// It was revoked already, and nobody has joined under its name since.
+    Before,
+}
+
+/// Why a node was not revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevokeError {
+    NoSuchNode,
+    /// There is a Node object and no key.
+    NeverJoined,
+    /// The store could not write; the text is for a person.
+    Store(String),
+}
+
+/// Reaches nodes through their sessions: opens streams to containers, and shuts nodes out.
 pub trait NodeStreams: Send + Sync + 'static {
     fn open_logs<'a>(&'a self, node: &'a str, request: LogRequest) -> BoxFuture<'a, Result<LogReader, StreamError>>;
 
     fn open_exec<'a>(&'a self, node: &'a str, request: ExecRequest) -> BoxFuture<'a, Result<ExecStream, StreamError>>;
+
+    /// Refuses the node's key for ever and ends its session, durably when it returns.
+    fn revoke<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Revoked, RevokeError>>;
 }

@@ -1,21 +1,22 @@
-//! Frames over one QUIC stream, in both directions at once: neither side's writing waits for its
-//! reading, so two full pipes never block each other.
+//! Frames over one stream, in both directions at once: neither side's writing waits for its reading,
+//! so two full pipes never block each other.
 
 use std::fmt;
+use std::future::poll_fn;
 
 use coracle_shared::codec::{CodecError, Frames, frame};
 use futures_lite::future::{or, pending};
-use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use serde::Serialize;
 
-/// The largest piece that is read at once.
-const READ_CHUNK: usize = 64 << 10;
+use crate::{RecvStream, SendStream, StreamError};
 
-/// Why a stream ended.
+/// What is read at once.
+const READ_CHUNK: usize = 8 << 10;
+
+/// Why a stream of frames ended.
 #[derive(Debug)]
 pub enum PipeError {
-    Read(ReadError),
-    Write(WriteError),
+    Stream(StreamError),
     Codec(CodecError),
     /// The peer finished its side.
     Finished,
@@ -24,12 +25,7 @@ pub enum PipeError {
 impl fmt::Display for PipeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // What happened to the connection says more than that it is lost.
-            PipeError::Read(ReadError::ConnectionLost(why)) | PipeError::Write(WriteError::ConnectionLost(why)) => {
-                why.fmt(f)
-            }
-            PipeError::Read(error) => error.fmt(f),
-            PipeError::Write(error) => error.fmt(f),
+            PipeError::Stream(error) => error.fmt(f),
             PipeError::Codec(error) => error.fmt(f),
             PipeError::Finished => f.write_str("the peer closed the stream"),
         }
@@ -39,8 +35,7 @@ impl fmt::Display for PipeError {
 impl std::error::Error for PipeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            PipeError::Read(error) => Some(error),
-            PipeError::Write(error) => Some(error),
+            PipeError::Stream(error) => Some(error),
             PipeError::Codec(error) => Some(error),
             PipeError::Finished => None,
         }
@@ -64,7 +59,7 @@ pub enum Turn {
 
 enum Moved {
     Wrote(usize),
-    Read(quinn::Chunk),
+    Read,
 }
 
 impl Pipe {
@@ -82,7 +77,7 @@ impl Pipe {
         self.outgoing.len() - self.written
     }
 
-    /// The next frame; writes what is queued meanwhile.
+    /// The next frame; writes what is queued meanwhile. Safe to drop at any await.
     pub async fn next_frame(&mut self) -> Result<Vec<u8>, PipeError> {
         loop {
             if let Turn::Frame(content) = self.turn(true).await? {
@@ -99,22 +94,30 @@ impl Pipe {
                 return Ok(Turn::Frame(content));
             }
             let (outgoing, written) = (&self.outgoing, self.written);
-            let (send, recv) = (&mut self.send, &mut self.recv);
+            let (send, recv, frames) = (&mut self.send, &mut self.recv, &mut self.frames);
             let write = async {
                 match outgoing.len() - written {
                     0 => pending().await,
-                    _ => send.write(&outgoing[written..]).await.map(Moved::Wrote).map_err(PipeError::Write),
+                    _ => send.write(&outgoing[written..]).await.map(Moved::Wrote).map_err(PipeError::Stream),
                 }
             };
             let read = async {
                 if !reading {
                     pending::<()>().await;
                 }
-                match recv.read_chunk(READ_CHUNK, true).await {
-                    Ok(Some(chunk)) => Ok(Moved::Read(chunk)),
-                    Ok(None) => Err(PipeError::Finished),
-                    Err(error) => Err(PipeError::Read(error)),
-                }
+                poll_fn(|cx| {
+                    // On the stack, so that an idle session holds no buffer.
+                    let mut chunk = [0; READ_CHUNK];
+                    recv.poll(cx, &mut chunk).map(|read| match read {
+                        Ok(Some(length)) => {
+                            frames.push(&chunk[..length]);
+                            Ok(Moved::Read)
+                        }
+                        Ok(None) => Err(PipeError::Finished),
+                        Err(error) => Err(PipeError::Stream(error)),
+                    })
+                })
+                .await
             };
             match or(write, read).await? {
                 Moved::Wrote(bytes) => {
@@ -123,7 +126,7 @@ impl Pipe {
                         return Ok(Turn::Drained);
                     }
                 }
-                Moved::Read(chunk) => self.frames.push(&chunk.bytes),
+                Moved::Read => {}
             }
         }
     }
@@ -131,7 +134,7 @@ impl Pipe {
     /// Writes all that is queued.
     pub async fn flush(&mut self) -> Result<(), PipeError> {
         while self.written < self.outgoing.len() {
-            let bytes = self.send.write(&self.outgoing[self.written..]).await.map_err(PipeError::Write)?;
+            let bytes = self.send.write(&self.outgoing[self.written..]).await.map_err(PipeError::Stream)?;
             self.wrote(bytes);
         }
         Ok(())
