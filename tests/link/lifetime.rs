@@ -6,7 +6,7 @@ use coracle_agent::identity::validity;
 use coracle_agent::link::{JoinError, LinkState};
 use coracle_server::api::stream::{NodeStreams, RevokeError, Revoked};
 use coracle_shared::contact::{Contact, Contacts};
-use coracle_shared::wire::RefuseCode;
+use coracle_shared::wire::{PROTOCOLS, ProtocolRange, RefuseCode};
 use serde_json::json;
 
 use crate::world::{Agent, World, pod};
@@ -145,5 +145,32 @@ fn tokens_that_are_used_up_or_expired_are_deleted() {
         world.nodes().sweep_tokens(&mut before).await;
         world.nodes().sweep_tokens(&mut before).await;
         assert!(!is_there("abcdef") && is_there("lasts0"));
+    });
+}
+
+#[test]
+fn a_server_and_an_agent_of_neighbouring_protocols_work_together_and_strangers_say_so() {
+    smol::block_on(async {
+        let mut world = World::new();
+        let line = world.token("abcdef", json!({}));
+        let mut agent = Agent::join(&world, &line, "n1").await.unwrap();
+        let newest = PROTOCOLS.max;
+        // A server one and two ahead, then an agent ahead.
+        for (at, (server, own)) in [(newest + 1, newest), (newest + 2, newest), (newest, newest + 1)].into_iter().enumerate() {
+            world.protocols = ProtocolRange { min: server.saturating_sub(2).max(1), max: server };
+            world.restart().await;
+            agent.speak(ProtocolRange { min: own.saturating_sub(2).max(1), max: own });
+            let running = agent.start();
+            let name = format!("u{at}");
+            world.put("pods", "d", "web", pod("web", &name, "n1"));
+            agent.wait_for(|l| l.has(&format!("pod/{name}"))).await;
+            running.cancel().await;
+        }
+        world.protocols = ProtocolRange { min: newest + 1, max: newest + 3 };
+        world.restart().await;
+        agent.speak(PROTOCOLS);
+        agent.start();
+        let state = agent.wait_state(|s| matches!(s, LinkState::Refused { .. })).await;
+        assert!(matches!(&state, LinkState::Refused { reason } if reason.contains("update the older")), "{state:?}");
     });
 }

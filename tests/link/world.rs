@@ -426,6 +426,13 @@ impl Agent {
         }
     }
 
+    /// From the next start on it is an agent of other protocols.
+    pub fn speak(&mut self, protocols: ProtocolRange) {
+        let identity = Arc::new(Identity::load(self.dir.path()).unwrap().unwrap());
+        let (ledger, streams, reporter) = (self.ledger.clone(), self.streams.clone(), self.reporter.clone());
+        self.link = Arc::new(Link::new(identity, ledger, streams, reporter).speaking(protocols));
+    }
+
     pub fn link_state(&self) -> LinkState {
         self.link.state()
     }

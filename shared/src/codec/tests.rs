@@ -39,8 +39,8 @@ fn the_known_variants_are_counted_right() {
     fn check<T: Evolving + PartialEq + std::fmt::Debug>(last: &T) {
         assert_eq!(u32::from(encode(last)[1]) + 1, T::KNOWN, "{last:?} is the last variant");
     }
-    check(&ToAgent::Reported { sequence: 1 });
-    check(&ToServer::Liveness { answering: true });
+    check(&ToAgent::Renewed(crate::wire::Renewed { certificate: vec![], cas: vec![] }));
+    check(&ToServer::Renew { csr: vec![] });
     check(&crate::wire::Opened::Refused(String::new()));
     check(&crate::wire::Open::Exec(Default::default()));
     check(&crate::wire::ExecIn::Resize { width: 1, height: 1 });

@@ -149,6 +149,7 @@ impl Pair {
                 }
             }
             AgentOutput::Reported(sequence) => self.reported.push(sequence),
+            AgentOutput::RenewFirst | AgentOutput::Renewed(_) => panic!("{output:?}"),
         }
         true
     }
@@ -570,6 +571,170 @@ fn converges(script: Vec<(u8, u8, u16)>) {
     let pairs: Vec<(&str, &str)> = content.iter().map(|(n, c)| (n.as_str(), c.as_str())).collect();
     ledger.holds(SetKind::Node, &pairs);
     assert_eq!(connect(&node, &shared, &mut ledger).server.items_sent(), 0);
+}
+
+fn server_of(protocols: ProtocolRange, standing: Standing) -> ServerSession {
+    let identity = ServerIdentity { cluster: CLUSTER, store: STORE, protocols, features: Features::RENEW, version: "t".into() };
+    ServerSession::new(identity, "n1".into(), standing, Millis(0))
+}
+
+#[test]
+fn the_newest_common_protocol_is_spoken_and_none_in_common_is_said() {
+    let check = |server: (u16, u16), agent: (u16, u16), expect: Option<u16>| {
+        let range = |(min, max)| ProtocolRange { min, max };
+        let mut session = server_of(range(server), Standing::Valid);
+        let hello = Hello { protocols: range(agent), ..Ledger::default().hello() };
+        let outcome = session.handle(ToServer::Hello(hello.clone()), Millis(0), 0);
+        let answer = session.poll_transmit([None, None], Millis(0)).unwrap();
+        match expect {
+            Some(protocol) => {
+                assert!(matches!(&answer, ToAgent::Welcome(w) if w.protocol == protocol), "{answer:?}");
+                AgentSession::new(hello).handle(answer).unwrap();
+            }
+            None => {
+                assert!(matches!(outcome, Err(Ended::Foreign(r)) if r.code == RefuseCode::Protocol));
+                let outcome = AgentSession::new(hello).handle(answer);
+                assert!(matches!(outcome, Err(Ended::Refused(r)) if r.message.contains("update the older")));
+            }
+        }
+    };
+    check((1, 1), (1, 1), Some(1));
+    // A server one and two ahead of the agent, one that has left it behind, and an agent ahead.
+    check((1, 2), (1, 1), Some(1));
+    check((1, 3), (1, 1), Some(1));
+    check((2, 4), (1, 1), None);
+    check((1, 1), (1, 2), Some(1));
+    check((1, 1), (2, 2), None);
+}
+
+#[test]
+fn an_expired_certificate_may_renew_and_do_nothing_else() {
+    let renewing = Hello { features: Features::RENEW, ..Ledger::default().hello() };
+    let set = empty(3);
+    let mut server = server_of(PROTOCOLS, Standing::Expired);
+    let mut agent = AgentSession::new(renewing.clone());
+    server.handle(ToServer::Hello(renewing.clone()), Millis(0), 0).unwrap();
+    assert_eq!(server.poll_output(), None, "the node is not served");
+    let answer = server.poll_transmit([Some(&set), Some(&set)], Millis(0)).unwrap();
+    assert_eq!(answer, ToAgent::RenewFirst { protocol: PROTOCOLS.max });
+    assert_eq!(server.poll_transmit([Some(&set), Some(&set)], Millis(0)), None, "nor told anything");
+    agent.poll_output();
+    agent.handle(answer).unwrap();
+    assert_eq!(agent.poll_output(), Some(AgentOutput::RenewFirst));
+    agent.renew(b"csr".to_vec());
+    let Some(AgentOutput::Send(asked)) = agent.poll_output() else { panic!("asks") };
+    server.handle(asked, Millis(0), 0).unwrap();
+    assert_eq!(server.poll_output(), Some(ServerOutput::Renew { csr: b"csr".to_vec() }));
+    let renewed = Renewed { certificate: vec![1], cas: vec![] };
+    server.renewed(renewed.clone());
+    agent.handle(server.poll_transmit([Some(&set), None], Millis(0)).unwrap()).unwrap();
+    assert_eq!(agent.poll_output(), Some(AgentOutput::Renewed(renewed.clone())));
+    assert_eq!(agent.renewed(), Err(Ended::Renewed), "it dials again");
+    let more = server.handle(ToServer::Liveness { answering: true }, Millis(0), 0);
+    assert!(matches!(more, Err(Ended::Violation(_))));
+    // An agent that can not renew is told so; a certificate that nobody asked for is not taken.
+    let mut server = server_of(PROTOCOLS, Standing::Expired);
+    let outcome = server.handle(ToServer::Hello(Ledger::default().hello()), Millis(0), 0);
+    assert!(matches!(outcome, Err(Ended::Foreign(r)) if r.code == RefuseCode::Expired));
+    let mut agent = AgentSession::new(renewing);
+    agent.handle(ToAgent::Welcome(welcome())).unwrap();
+    assert!(matches!(agent.handle(ToAgent::Renewed(renewed)), Err(Ended::Violation(_))));
+}
+
+/// A whole session, both directions, as frames in hexadecimal: `<` to the agent, `>` to the server.
+fn recorded_session() -> String {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let (node, shared) = (DesiredSet::new(generation(7), compiled(&[("a", "1"), ("b", "2")])), empty(7));
+    let mut ledger = Ledger::default();
+    let mut pair = Pair::new(&ledger);
+    let mut lines = Vec::new();
+    let mut asked = false;
+    loop {
+        while pair.step_agent(&mut ledger) {}
+        if pair.agent.may_renew() && !asked {
+            asked = true;
+            pair.agent.report(Report {
+                pods: vec![pod("u1", Phase::Running)],
+                events: vec![event("seen")],
+                whole: true,
+                ..Report::default()
+            });
+            pair.agent.liveness(false);
+            pair.agent.renew(b"csr".to_vec());
+            continue;
+        }
+        if let Some(bytes) = pair.to_server.pop_front() {
+            lines.push(format!("> {}", hex(bytes.clone())));
+            pair.server.handle(codec::decode_evolving(&bytes).unwrap(), pair.now, 5).unwrap();
+            while let Some(output) = pair.server.poll_output() {
+                match output {
+                    ServerOutput::Report(report) => pair.server.reported(report.sequence),
+                    ServerOutput::Renew { .. } => {
+                        pair.server.renewed(Renewed { certificate: vec![1, 2], cas: vec![vec![3]] });
+                    }
+                    _ => {}
+                }
+            }
+        } else if let Some(message) = pair.server.poll_transmit([Some(&node), Some(&shared)], pair.now) {
+            let bytes = codec::encode(&message);
+            lines.push(format!("< {}", hex(bytes.clone())));
+            pair.agent.handle(codec::decode_evolving(&bytes).unwrap()).unwrap();
+            while let Some(output) = pair.agent.poll_output() {
+                match output {
+                    AgentOutput::Renewed(_) => pair.agent.renewed().unwrap(),
+                    AgentOutput::Send(message) => pair.to_server.push_back(codec::encode(&message)),
+                    AgentOutput::Welcomed(_) => {}
+                    AgentOutput::NeedIndex(set) => {
+                        pair.agent.index(set, ledger.sets[set as usize].clone().into_iter().collect());
+                    }
+                    AgentOutput::Apply(apply) => {
+                        let set = apply.set;
+                        let digest = ledger.apply(apply).unwrap();
+                        pair.agent.applied(set, digest);
+                    }
+                    AgentOutput::Reported(_) => {}
+                    AgentOutput::RenewFirst => panic!("the certificate is valid"),
+                }
+            }
+        } else {
+            return lines.join("\n") + "\n";
+        }
+    }
+}
+
+/// What an agent of this release and its server say to each other: every later release understands
+/// these bytes, and says the same where it speaks this protocol. A new protocol adds a file.
+#[test]
+fn the_sessions_bytes_are_as_recorded() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/session-v1.txt");
+    let now = recorded_session();
+    if std::env::var_os("CORACLE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap();
+    recorded.lines().zip(now.lines()).for_each(|(was, is)| assert_eq!(was, is));
+    assert_eq!(recorded, now);
+    // And each message is understood for what it was.
+    for line in recorded.lines() {
+        let (direction, hex) = line.split_once(' ').unwrap();
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        match direction {
+            ">" => assert!(!matches!(codec::decode_evolving::<ToServer>(&bytes).unwrap(), ToServer::Unknown(_))),
+            _ => assert!(!matches!(codec::decode_evolving::<ToAgent>(&bytes).unwrap(), ToAgent::Unknown(_))),
+        }
+    }
+}
+
+#[test]
+fn an_arm_from_a_newer_peer_is_passed_over() {
+    let (mut server, mut agent) = (server(), AgentSession::new(Ledger::default().hello()));
+    server.handle(ToServer::Hello(Ledger::default().hello()), Millis(0), 0).unwrap();
+    agent.handle(ToAgent::Welcome(welcome())).unwrap();
+    let newer = [codec::VERSION, 99, 1, 2, 3];
+    server.handle(codec::decode_evolving(&newer).unwrap(), Millis(0), 0).unwrap();
+    agent.handle(codec::decode_evolving(&newer).unwrap()).unwrap();
+    assert!(matches!(server.handle(ToServer::Liveness { answering: true }, Millis(0), 0), Ok(())));
 }
 
 proptest! {
