@@ -156,7 +156,9 @@ fn a_server_and_an_agent_of_neighbouring_protocols_work_together_and_strangers_s
         let mut agent = Agent::join(&world, &line, "n1").await.unwrap();
         let newest = PROTOCOLS.max;
         // A server one and two ahead, then an agent ahead.
-        for (at, (server, own)) in [(newest + 1, newest), (newest + 2, newest), (newest, newest + 1)].into_iter().enumerate() {
+        for (at, (server, own)) in
+            [(newest + 1, newest), (newest + 2, newest), (newest, newest + 1)].into_iter().enumerate()
+        {
             world.protocols = ProtocolRange { min: server.saturating_sub(2).max(1), max: server };
             world.restart().await;
             agent.speak(ProtocolRange { min: own.saturating_sub(2).max(1), max: own });

@@ -86,8 +86,8 @@ pub struct Mux {
     /// Said to the peer as the last thing.
     farewell: Option<Vec<u8>>,
     end: Option<End>,
-    /// The stream whose data went out last.
-    served: u32,
+    /// Counts the frames of data that went out.
+    turn: u64,
     heard: Millis,
     asked: Millis,
 }
@@ -107,7 +107,7 @@ impl Mux {
             pong: false,
             farewell: None,
             end: None,
-            served: 0,
+            turn: 0,
             heard: now,
             asked: now,
         }
@@ -297,11 +297,13 @@ impl Mux {
             self.collect(id);
             return Some(frame);
         }
-        // The highest priority; among equals the one after the one that was served last.
-        let (served, ready) = (self.served, self.streams.iter().filter(|(_, stream)| stream.has_data()));
+        // The highest priority; among equals the one that waits longest.
+        let ready = self.streams.iter().filter(|(_, stream)| stream.has_data());
         let id =
-            ready.min_by_key(|(id, stream)| (-i64::from(stream.priority), **id <= served, **id)).map(|(id, _)| *id)?;
-        self.served = id;
+            ready.min_by_key(|(id, stream)| (-i64::from(stream.priority), stream.served, **id)).map(|(id, _)| *id)?;
+        self.turn += 1;
+        let turn = self.turn;
+        self.with(id, |stream| stream.served = turn);
         let frame = self.streams.get_mut(&id).and_then(|stream| stream.data(id));
         self.collect(id);
         frame

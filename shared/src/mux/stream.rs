@@ -46,6 +46,8 @@ enum In {
 #[derive(Debug)]
 pub struct Stream {
     pub priority: i32,
+    /// The turn in which its data went out last.
+    pub served: u64,
     open_due: bool,
     outgoing: VecDeque<u8>,
     credit: usize,
@@ -71,6 +73,7 @@ impl Stream {
     pub fn opened_there() -> Stream {
         Stream {
             priority: 0,
+            served: 0,
             open_due: false,
             outgoing: VecDeque::new(),
             credit: WINDOW,

@@ -174,7 +174,7 @@ proptest! {
     ) {
         let mut pair = Pair::new();
         let ids: Vec<u32> = (0..3).map(|_| pair.a.open()).collect();
-        let (mut wrote, mut got) = (vec![Vec::new(); 3], vec![Vec::new(); 3]);
+        let (mut wrote, mut got) = (vec![Vec::<u8>::new(); 3], vec![Vec::<u8>::new(); 3]);
         for (at, (which, length, reads)) in steps.into_iter().enumerate() {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 31 + at) as u8).collect();
             let taken = pair.a.write(ids[which], &bytes).unwrap();

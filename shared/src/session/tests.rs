@@ -574,7 +574,8 @@ fn converges(script: Vec<(u8, u8, u16)>) {
 }
 
 fn server_of(protocols: ProtocolRange, standing: Standing) -> ServerSession {
-    let identity = ServerIdentity { cluster: CLUSTER, store: STORE, protocols, features: Features::RENEW, version: "t".into() };
+    let identity =
+        ServerIdentity { cluster: CLUSTER, store: STORE, protocols, features: Features::RENEW, version: "t".into() };
     ServerSession::new(identity, "n1".into(), standing, Millis(0))
 }
 
