@@ -1,6 +1,7 @@
 //! Probes: when one is due and what its answers mean (pure), and the asking itself.
 
 pub mod ask;
+mod grpc;
 
 use crate::reconcile::view::{ContainerView, Probe};
 

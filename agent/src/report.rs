@@ -108,7 +108,7 @@ fn container_report(
             _ => waiting(c, initializing, now, wake),
         },
     };
-    let running = c.running();
+    let running = c.running() && !c.hooking;
     // A finished init container counts as ready, as kubectl's column has it.
     let completed = view.is_init(i) && !view.is_sidecar(i) && c.exit().is_some_and(|e| e.code == 0);
     ContainerReport {

@@ -202,3 +202,47 @@ fn a_pod_that_runs_once_does_not_run_again_after_a_reboot() {
     assert!(!bed.path("state/pods/uid-once").exists());
     agent.stop();
 }
+
+#[test]
+fn hooks_run_after_the_start_and_before_the_stop() {
+    if !inside("hooks_run_after_the_start_and_before_the_stop") {
+        return;
+    }
+    let mut bed = Bed::new("hooks");
+    let agent = bed.start();
+    let host = bed.path("said");
+    std::fs::create_dir(&host).expect("a directory");
+    let say = |words: &str| json!({"exec": {"command": ["/bin/sh", "-c", words]}});
+    let container = |name: &str, post: serde_json::Value, pre: serde_json::Value| {
+        let script = format!(
+            "trap 'echo term >> /h/{name}; exit 0' TERM; echo up >> /h/{name}; while true; do sleep 1000 & wait; done"
+        );
+        json!({"name": name, "image": bed.registry.image(), "command": ["/bin/sh", "-c", script],
+            "volumeMounts": [{"name": "h", "mountPath": "/h"}], "lifecycle": {"postStart": post, "preStop": pre}})
+    };
+    // The hook waits for the program's own word, so that their order is known.
+    let post = say("until [ -s /h/good ]; do :; done; echo post >> /h/good");
+    let good = container("good", post, say("echo pre >> /h/good"));
+    let bad = container("bad", say("echo no; exit 3"), json!({"sleep": {"seconds": 0}}));
+    let spec = |c: &serde_json::Value, policy: &str| {
+        json!({"restartPolicy": policy, "terminationGracePeriodSeconds": 30, "containers": [c],
+            "volumes": [{"name": "h", "hostPath": {"path": host}}]})
+    };
+    bed.tell(
+        &agent,
+        &[node_config(), pod("good", spec(&good, "Always"), None), pod("bad", spec(&bad, "Never"), None)],
+        &[],
+    );
+    let said = |name: &str| std::fs::read_to_string(host.join(name)).unwrap_or_default().replace('\n', " ");
+    eventually("it is ready after its hook", || agent.pod("good")["containers"][0]["ready"] == true);
+    assert_eq!(said("good"), "up post ");
+    eventually("a hook that fails ends its container", || {
+        agent.shown("bad").starts_with("Succeeded ") || agent.shown("bad").starts_with("Failed ")
+    });
+    bed.tell(&agent, &[pod("good", spec(&good, "Always"), Some(30))], &[]);
+    bed.tell(&agent, &[], &["pod/uid-good", "pod/uid-bad"]);
+    agent.wait("good", "");
+    agent.wait("bad", "");
+    assert_eq!(said("good"), "up post pre term ");
+    agent.stop();
+}

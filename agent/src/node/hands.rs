@@ -7,8 +7,8 @@ use coracle_shared::ids::PodUid;
 use coracle_shared::report::Exit;
 use futures_lite::{AsyncReadExt, FutureExt};
 
-use super::Node;
 use super::start::{pod_resources, signal_number};
+use super::{Node, hooks};
 use crate::fault;
 use crate::probes::Kind;
 use crate::probes::ask::{Question, ask, question};
@@ -32,9 +32,14 @@ impl Effects for Hands {
         let node = Arc::clone(&self.0);
         let work = async move {
             let uid = job.uid().clone();
+            let started = hooks::after_start(&job).map(|i| (i, job.clone()));
             let outcome = perform(&node, job).await;
+            let well = matches!(outcome, Outcome::Started(_, Ok(_)));
             // Fails only when the driver has ended: nobody waits for it any more.
             let _ = node.inputs.send(Input::Done(uid, outcome)).await;
+            if let Some((i, job)) = started.filter(|_| well) {
+                hooks::post_start(&node, &job, i).await;
+            }
         };
         self.0.executor.spawn(work).detach();
     }
@@ -222,12 +227,15 @@ async fn end_former(sandbox: &Sandbox, name: &str, attempt: u32) -> Option<Exit>
     last
 }
 
-fn id(job: &Job, i: usize) -> Option<ContainerId> {
+pub(super) fn id(job: &Job, i: usize) -> Option<ContainerId> {
     Some(ContainerId { name: job.view.container(i)?.name.clone(), attempt: job.attempt })
 }
 
 async fn stop(node: &Arc<Node>, job: &Job, i: usize) {
     let (Some(sandbox), Some(id)) = (node.sandbox(job.uid()), id(job, i)) else { return };
+    if !hooks::pre_stop(node, job, i, &sandbox, &id).await {
+        return;
+    }
     let (own, asked) = (Arc::clone(node), job.clone());
     let signal = node.blocking(move || own.held_image(&asked, i).map(|image| image.config.stop_signal)).await;
     let signal = signal_number(&signal.unwrap_or_default());
@@ -285,7 +293,7 @@ async fn probe(node: &Arc<Node>, job: &Job, i: usize, kind: Kind) -> Result<(), 
     }
 }
 
-async fn exec_probe(sandbox: &Sandbox, container: ContainerId, argv: Vec<String>) -> Result<(), String> {
+pub(super) async fn exec_probe(sandbox: &Sandbox, container: ContainerId, argv: Vec<String>) -> Result<(), String> {
     let spec = ExecSpec { container, argv, env: None, stdin: false };
     let mut exec = sandbox.exec(&spec).await.map_err(|e| e.to_string())?;
     let mut output = Vec::new();

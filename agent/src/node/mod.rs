@@ -5,6 +5,7 @@ mod adopt;
 mod begun;
 mod conditions;
 mod hands;
+mod hooks;
 mod prepare;
 pub mod run;
 pub mod socket;

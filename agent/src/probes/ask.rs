@@ -1,14 +1,16 @@
 //! Asking a container: HTTP and TCP from the node to the pod's address. (Exec goes to the runtime.)
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_net::TcpStream;
-use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
+use futures_lite::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use futures_lite::{FutureExt, future};
+use futures_rustls::TlsConnector;
 use serde_json::Value;
 
-use crate::reconcile::view::{ContainerView, HttpGet, Probe, TcpSocket};
+use crate::reconcile::view::{ContainerView, Handler, HttpGet, Probe, TcpSocket};
 
 /// How much of an answer's head is read: a status line is short, and a body means nothing.
 const HEAD_LIMIT: usize = 4 << 10;
@@ -19,6 +21,10 @@ pub enum Question {
     Tcp(SocketAddr),
     /// The whole request.
     Http(SocketAddr, String),
+    /// The same over TLS; whose certificate it is does not matter.
+    Https(SocketAddr, String),
+    /// A health check of this service, or of the whole server.
+    Grpc(SocketAddr, String),
     /// An exec probe's command.
     Exec(Vec<String>),
     /// The probe cannot be asked, with the reason.
@@ -34,16 +40,21 @@ pub fn question(probe: &Probe, container: &ContainerView, pod_ip: Option<Ipv4Add
         http_question(http, container, pod_ip)
     } else if let Some(TcpSocket { host, port }) = &probe.tcp_socket {
         address(host, port, container, pod_ip).map(Question::Tcp)
+    } else if let Some(grpc) = &probe.grpc {
+        address("", &grpc.port, container, pod_ip).map(|at| Question::Grpc(at, grpc.service.clone()))
     } else {
         Err("this kind of probe is not supported".to_owned())
     };
     made.unwrap_or_else(Question::Invalid)
 }
 
+/// What a lifecycle handler asks of its container; `sleep` asks nothing and is not for here.
+pub fn handler_question(handler: &Handler, container: &ContainerView, pod_ip: Option<Ipv4Addr>) -> Question {
+    let Handler { exec, http_get, tcp_socket, .. } = handler.clone();
+    question(&Probe { exec, http_get, tcp_socket, ..Probe::default() }, container, pod_ip)
+}
+
 fn http_question(http: &HttpGet, container: &ContainerView, pod_ip: Option<Ipv4Addr>) -> Result<Question, String> {
-    if http.scheme.eq_ignore_ascii_case("https") {
-        return Err("HTTPS probes are not supported".into());
-    }
     let address = address(&http.host, &http.port, container, pod_ip)?;
     let path = if http.path.is_empty() { "/" } else { &http.path };
     let slash = if path.starts_with('/') { "" } else { "/" };
@@ -66,7 +77,8 @@ fn http_question(http: &HttpGet, container: &ContainerView, pod_ip: Option<Ipv4A
     if path.contains(char::is_whitespace) || words.into_iter().any(|w| w.contains(['\r', '\n'])) {
         return Err("a line break or a space in the request".into());
     }
-    Ok(Question::Http(address, request))
+    let secure = http.scheme.eq_ignore_ascii_case("https");
+    Ok(if secure { Question::Https(address, request) } else { Question::Http(address, request) })
 }
 
 fn address(
@@ -97,7 +109,15 @@ pub async fn ask(question: &Question, timeout: Duration) -> Result<(), String> {
     let asking = async {
         match question {
             Question::Tcp(address) => tcp(*address).await,
-            Question::Http(address, request) => http(*address, request).await,
+            Question::Http(address, request) => {
+                let mut stream = connect(*address, "http").await?;
+                http(&mut stream, &format!("http://{address}"), request).await
+            }
+            Question::Https(address, request) => https(*address, request).await,
+            Question::Grpc(address, service) => {
+                let mut stream = connect(*address, "grpc").await?;
+                super::grpc::check(&mut stream, &address.to_string(), service).await
+            }
             Question::Exec(_) => Err("an exec probe does not go over the network".into()),
             Question::Invalid(reason) => Err(reason.clone()),
         }
@@ -114,9 +134,21 @@ async fn tcp(address: SocketAddr) -> Result<(), String> {
     TcpStream::connect(address).await.map(drop).map_err(|e| format!("dial tcp {address}: {e}"))
 }
 
-async fn http(address: SocketAddr, request: &str) -> Result<(), String> {
-    let fail = |e: std::io::Error| format!("Get \"http://{address}\": {e}");
-    let mut stream = TcpStream::connect(address).await.map_err(fail)?;
+async fn connect(address: SocketAddr, scheme: &str) -> Result<TcpStream, String> {
+    TcpStream::connect(address).await.map_err(|e| format!("Get \"{scheme}://{address}\": {e}"))
+}
+
+async fn https(address: SocketAddr, request: &str) -> Result<(), String> {
+    let url = format!("https://{address}");
+    let fail = |e: &dyn std::fmt::Display| format!("Get \"{url}\": {e}");
+    let connector = TlsConnector::from(Arc::new(crate::tls::anyone().map_err(|e| fail(&e))?));
+    let stream = connect(address, "https").await?;
+    let mut stream = connector.connect(address.ip().into(), stream).await.map_err(|e| fail(&e))?;
+    http(&mut stream, &url, request).await
+}
+
+async fn http<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, url: &str, request: &str) -> Result<(), String> {
+    let fail = |e: std::io::Error| format!("Get \"{url}\": {e}");
     stream.write_all(request.as_bytes()).await.map_err(fail)?;
     let mut head = Vec::new();
     let mut chunk = [0; 512];
@@ -131,7 +163,7 @@ async fn http(address: SocketAddr, request: &str) -> Result<(), String> {
     match status(&head) {
         Some(200..=399) => Ok(()),
         Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
-        None => Err(format!("Get \"http://{address}\": malformed HTTP response")),
+        None => Err(format!("Get \"{url}\": malformed HTTP response")),
     }
 }
 
@@ -214,6 +246,37 @@ mod tests {
         assert_eq!(probe_of(b"HTTP/1.1 200 OK\r\n\r\n"), Ok(()));
         assert_eq!(probe_of(b"HTTP/1.1 503 Busy\r\n\r\n"), Err("HTTP probe failed with statuscode: 503".into()));
         assert!(probe_of(b"220 smtp\r\n").is_err_and(|e| e.contains("malformed")));
+    }
+
+    #[test]
+    fn https_takes_any_certificate() {
+        use std::sync::Arc;
+        let own = rcgen::generate_simple_self_signed(vec!["nobody".to_owned()]).expect("a certificate");
+        let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|b| b.with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key))
+            .expect("a configuration");
+        let acceptor = futures_rustls::TlsAcceptor::from(Arc::new(config));
+        smol::block_on(async {
+            let listener = async_net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+            let port = listener.local_addr().expect("address").port();
+            let server = async {
+                let (stream, _) = listener.accept().await.expect("accept");
+                let mut stream = acceptor.accept(stream).await.expect("a handshake");
+                let mut request = [0; 1024];
+                let n = stream.read(&mut request).await.expect("read");
+                assert!(request[..n].starts_with(b"GET / HTTP/1.1\r\n"));
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("write");
+                stream.flush().await.expect("flush");
+            };
+            let mut probe = http_probe(port.into(), "/", Vec::new());
+            probe.http_get.as_mut().expect("it is one").scheme = "HTTPS".into();
+            let question = question(&probe, &container(), Some(Ipv4Addr::LOCALHOST));
+            let (answer, ()) = future::zip(ask(&question, Duration::from_secs(30)), server).await;
+            assert_eq!(answer, Ok(()));
+        });
     }
 
     #[test]

@@ -35,6 +35,19 @@ pub enum Input {
         exit: Exit,
     },
     SandboxDied(PodUid),
+    /// A container's postStart hook is done, or has failed with this sentence.
+    Hooked {
+        uid: PodUid,
+        container: usize,
+        attempt: u32,
+        result: Result<(), String>,
+    },
+    /// A container's preStop hook has failed with this sentence.
+    PreStopFailed {
+        uid: PodUid,
+        container: usize,
+        message: String,
+    },
     /// The node's network was made (anew): what waits for it may go on.
     NetworkReady(Option<std::net::Ipv4Addr>),
     /// Answered at once: whether the loop is alive.
@@ -134,6 +147,12 @@ impl<E: Effects, S: Sink> Driver<E, S> {
             Input::Pulling(uid, container) => self.fleet.pulling(&uid, container, now),
             Input::Exited { uid, container, attempt, exit } => self.fleet.exited(&uid, &container, attempt, exit, now),
             Input::SandboxDied(uid) => self.fleet.sandbox_died(&uid, now),
+            Input::Hooked { uid, container, attempt, result } => {
+                self.fleet.hooked(&uid, container, attempt, result, now);
+            }
+            Input::PreStopFailed { uid, container, message } => {
+                self.fleet.pre_stop_failed(&uid, container, message, now);
+            }
             Input::NetworkReady(host_ip) => {
                 self.fleet.set_host_ip(host_ip, now);
                 self.fleet.hurry(now);

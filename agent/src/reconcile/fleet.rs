@@ -202,6 +202,21 @@ impl Fleet {
         }
     }
 
+    /// A postStart hook is done.
+    pub fn hooked(&mut self, uid: &PodUid, container: usize, attempt: u32, result: Result<(), String>, now: Now) {
+        if let Some(owner) = self.owners.get_mut(uid) {
+            owner.hooked(container, attempt, result, now, &mut self.out.events);
+            self.advance(uid, now);
+        }
+    }
+
+    /// A preStop hook has failed: worth an event; the stop goes on.
+    pub fn pre_stop_failed(&mut self, uid: &PodUid, container: usize, message: String, now: Now) {
+        if let Some(owner) = self.owners.get(uid) {
+            self.out.events.push(owner.event(Some(container), true, "FailedPreStopHook", message, now));
+        }
+    }
+
     /// A pod's pause process ended.
     pub fn sandbox_died(&mut self, uid: &PodUid, now: Now) {
         if let Some(owner) = self.owners.get_mut(uid) {

@@ -5,6 +5,7 @@
 //! sans-IO interface. Around that core: [`driver`] feeds it with what happens, [`effects`] does what
 //! it asks for.
 
+mod checks;
 pub mod driver;
 pub mod effects;
 pub mod env;

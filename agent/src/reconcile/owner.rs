@@ -300,6 +300,24 @@ impl Owner {
         self.note_backoff(i, now, events);
     }
 
+    pub(super) fn hooked(
+        &mut self,
+        i: usize,
+        attempt: u32,
+        result: Result<(), String>,
+        now: Now,
+        events: &mut Vec<EventReport>,
+    ) {
+        if self.state.containers.get(i).is_none_or(|c| c.attempt != attempt || !c.hooking) {
+            return;
+        }
+        let well = result.is_ok();
+        if let Err(message) = result {
+            events.push(self.event(Some(i), true, "FailedPostStartHook", message, now));
+        }
+        self.state.hooked(&self.view, i, well, now);
+    }
+
     pub(super) fn sandbox_died(&mut self, now: Now, events: &mut Vec<EventReport>) {
         self.state.sandbox_lost(&self.view, now);
         if self.state.lost && self.state.stop.is_none() {
@@ -396,7 +414,14 @@ impl Owner {
         }
     }
 
-    fn event(&self, i: Option<usize>, warning: bool, reason: &str, message: String, now: Now) -> EventReport {
+    pub(super) fn event(
+        &self,
+        i: Option<usize>,
+        warning: bool,
+        reason: &str,
+        message: String,
+        now: Now,
+    ) -> EventReport {
         let m = &self.view.metadata;
         EventReport {
             pod: Some((m.namespace.clone(), m.name.clone(), m.uid.clone())),

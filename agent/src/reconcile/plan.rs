@@ -162,7 +162,8 @@ fn starts(plan: &mut Plan, view: &PodView, state: &State, now: Now) {
         {
             plan.at(at, now, Action::Start(i));
         }
-        let passed = !view.is_init(i) || c.exit().is_some() || (view.is_sidecar(i) && c.running() && c.started);
+        let passed =
+            !view.is_init(i) || c.exit().is_some() || (view.is_sidecar(i) && c.running() && c.started && !c.hooking);
         if !passed {
             return;
         }
@@ -170,7 +171,8 @@ fn starts(plan: &mut Plan, view: &PodView, state: &State, now: Now) {
 }
 
 fn probes(plan: &mut Plan, state: &State, now: Now) {
-    for (i, c) in state.containers.iter().enumerate().filter(|(_, c)| c.running() && c.kill_by.is_none()) {
+    for (i, c) in state.containers.iter().enumerate().filter(|(_, c)| c.running() && !c.hooking && c.kill_by.is_none())
+    {
         for (kind, probe) in &c.probes {
             // Startup alone until it passed, then never again.
             if (*kind == Kind::Startup) != c.started

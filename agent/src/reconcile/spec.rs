@@ -142,6 +142,7 @@ pub struct ContainerView {
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
     pub startup_probe: Option<Probe>,
+    pub lifecycle: Lifecycle,
     pub security_context: ContainerSecurity,
     pub termination_message_path: Option<String>,
     pub termination_message_policy: String,
@@ -259,6 +260,7 @@ pub struct Probe {
     pub http_get: Option<HttpGet>,
     pub tcp_socket: Option<TcpSocket>,
     pub exec: Option<ExecAction>,
+    pub grpc: Option<GrpcAction>,
     /// Seconds, as all periods here.
     pub initial_delay_seconds: u32,
     pub timeout_seconds: u32,
@@ -274,6 +276,7 @@ impl Default for Probe {
             http_get: None,
             tcp_socket: None,
             exec: None,
+            grpc: None,
             initial_delay_seconds: 0,
             timeout_seconds: 1,
             period_seconds: 10,
@@ -300,6 +303,37 @@ pub struct HttpGet {
 pub struct TcpSocket {
     pub host: String,
     pub port: Value,
+}
+
+/// What a container has done when it has started, and before it stops.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    pub post_start: Option<Handler>,
+    pub pre_stop: Option<Handler>,
+}
+
+/// One of these.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handler {
+    pub exec: Option<ExecAction>,
+    pub http_get: Option<HttpGet>,
+    pub tcp_socket: Option<TcpSocket>,
+    pub sleep: Option<SleepAction>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SleepAction {
+    pub seconds: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct GrpcAction {
+    pub port: Value,
+    pub service: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

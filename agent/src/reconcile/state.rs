@@ -9,7 +9,7 @@ use coracle_shared::report::Exit;
 use super::plan::{Action, Course, course};
 pub use super::step::*;
 use super::view::{PodView, RestartPolicy};
-use crate::probes::{Kind, ProbeState, Verdict};
+use crate::probes::{Kind, ProbeState};
 
 /// Where a container is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Container {
     pub ready: bool,
     /// No startup probe, or it has passed.
     pub started: bool,
+    /// Its postStart hook is being carried out: until it is done the container is not ready.
+    pub hooking: bool,
     pub probes: Vec<(Kind, ProbeState)>,
     /// It is to end by then (monotonic), with the reason.
     pub kill_by: Option<u64>,
@@ -63,6 +65,7 @@ impl Container {
             failed_starts: 0,
             ready: false,
             started: false,
+            hooking: false,
             probes: Vec::new(),
             kill_by: None,
             renew: false,
@@ -355,6 +358,8 @@ impl State {
         c.stop_sent = false;
         c.killed_at = None;
         self.arm(view, i, now);
+        let hook = view.container(i).is_some_and(|spec| spec.lifecycle.post_start.is_some());
+        self.containers[i].hooking = hook;
         if let Some(exit) = exit {
             self.exited(view, i, exit, now);
         } else if self.lost {
@@ -418,7 +423,7 @@ impl State {
             RestartPolicy::Never => false,
         };
         let renew = std::mem::take(&mut c.renew);
-        (c.ready, c.started, c.kill_by) = (false, false, None);
+        (c.ready, c.started, c.hooking, c.kill_by) = (false, false, false, None);
         c.probes.clear();
         if !staying || !(by_policy || renew) {
             c.run = Run::Exited(exit);
@@ -442,29 +447,11 @@ impl State {
         }
     }
 
-    /// A probe has answered. Says whether the container is to be restarted for it.
-    pub fn probed(&mut self, view: &PodView, i: usize, kind: Kind, healthy: bool, now: Now) -> Option<Verdict> {
-        let spec = kind.of(view.container(i)?)?;
-        let verdict = self.probe_mut(i, kind)?.result(spec, healthy, now.mono);
-        let c = &mut self.containers[i];
-        match (kind, verdict) {
-            (_, None) => {}
-            (Kind::Readiness, Some(v)) => c.ready = v == Verdict::Healthy,
-            (Kind::Startup, Some(Verdict::Healthy)) => c.started = true,
-            (Kind::Liveness, Some(Verdict::Healthy)) => {}
-            (Kind::Startup | Kind::Liveness, Some(Verdict::Unhealthy)) => {
-                let grace = spec.termination_grace_period_seconds.unwrap_or_else(|| view.grace());
-                c.kill_by.get_or_insert(now.mono + u64::from(grace) * 1000);
-            }
-        }
-        verdict
-    }
-
     pub fn recorded(&mut self, result: Result<(), Fault>, now: Now) {
         self.recorded.finish(result, now);
     }
 
-    fn probe_mut(&mut self, i: usize, kind: Kind) -> Option<&mut ProbeState> {
+    pub(super) fn probe_mut(&mut self, i: usize, kind: Kind) -> Option<&mut ProbeState> {
         self.containers.get_mut(i)?.probes.iter_mut().find(|(k, _)| *k == kind).map(|(_, p)| p)
     }
 
