@@ -34,7 +34,9 @@ fn deployment(name: &str, image: &str) -> Vec<u8> {
                     "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
                     "containers": [{
                         "name": "c", "image": image, "command": ["/bin/sh", "-c", "exec sleep 3600"],
-                        "resources": {"limits": {"cpu": "500m", "memory": "32Mi"}},
+                        "resources": {
+                            "requests": {"cpu": "5m", "memory": "4Mi"}, "limits": {"cpu": "500m", "memory": "32Mi"},
+                        },
                     }],
                 },
             },
