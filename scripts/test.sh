@@ -69,9 +69,12 @@ run_tests() {
 # Virtual machines boot with a kernel of Debian's, which is kept under target/.
 machines_prepare() {
   section "what virtual machines boot with"
-  install_packages qemu-system-x86 cpio kmod zstd e2fsprogs binutils dash util-linux debian-archive-keyring
+  install_packages qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross cpio kmod zstd e2fsprogs binutils dash util-linux debian-archive-keyring
   export CORACLE_VM=$ROOT/target/vm
   bash scripts/vm.sh amd64 "$CORACLE_VM/amd64"
+  bash scripts/vm.sh arm64 "$CORACLE_VM/arm64"
+  rustup target add aarch64-unknown-linux-musl
+  cargo build --locked --profile board --target aarch64-unknown-linux-musl -p coracle-agent -p coracle-pause
   # The node's own suites, as they were just built, run in there too.
   CORACLE_NODE_SUITES=$(cargo test --locked --workspace --features faults --no-run 2>&1 |
     sed -nE 's#.*Executable tests/(runtime|network/main|node)\.rs \((.*)\)#\2#p' |
@@ -92,8 +95,8 @@ if [ $mode = all ]; then
   run_tests "up.sh" bash tests/shell/up.sh "$(target_dir)/debug" "$ROOT/target/scripts"
   run_tests "install.sh" bash tests/shell/install.sh "$(target_dir)/debug" "$ROOT/target/install"
   machines_prepare
-  # One machine at a time; each ends with its test. The bound is for machines that emulate many times slower.
-  run_tests "virtual machines" timeout -k 10 3600 cargo test --locked -p coracle-tests --features faults --no-fail-fast --test vm -- --test-threads=1 --nocapture
+  # Two machines at a time; each ends with its test. The bound is for machines that emulate many times slower.
+  run_tests "virtual machines" timeout -k 10 3600 cargo test --locked -p coracle-tests --features faults --no-fail-fast --test vm -- --test-threads=2 --nocapture
 fi
 
 section "summary"

@@ -13,4 +13,5 @@ pub mod runtime;
 #[allow(unsafe_code)]
 mod sys;
 pub mod tls;
+pub mod trace;
 pub mod volumes;

@@ -47,6 +47,9 @@ struct Args {
     #[cfg(feature = "faults")]
     #[argh(option)]
     fault: Vec<String>,
+    /// say on standard error when a stage of the work on a pod begins and ends
+    #[argh(switch)]
+    trace: bool,
     /// print version and features, and exit
     #[argh(switch)]
     version: bool,
@@ -105,6 +108,9 @@ fn check_ledger(mut words: impl Iterator<Item = String>) -> ExitCode {
 
 fn start(args: Args) -> Result<(), (u8, String)> {
     let failed = |e: &dyn std::fmt::Display| (1, e.to_string());
+    if args.trace {
+        coracle_agent::trace::on();
+    }
     let state = args.state.ok_or((REFUSED, "--state DIR is needed; see --help".to_owned()))?;
     std::fs::create_dir_all(&state).map_err(|e| (1, format!("{}: {e}", state.display())))?;
     let member = Identity::load(&state).map_err(|e| failed(&e))?;

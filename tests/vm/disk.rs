@@ -13,6 +13,8 @@ const TOOLS: [&str; 10] =
     ["dash", "ip", "nft", "nsenter", "unshare", "mount", "umount", "tar", "mkfs.ext4", "fsck.ext4"];
 /// Large enough for the dev-profile programs and some images; sparse on the host.
 const IMAGE_BYTES: u64 = 2 << 30;
+/// Large enough for a node with a few small images and the space that pulls leave alone.
+const SMALL_IMAGE_BYTES: u64 = 1 << 30;
 
 pub struct Root {
     dir: tempfile::TempDir,
@@ -37,6 +39,7 @@ impl Root {
         for applet in list.lines().filter(|a| *a != "busybox" && *a != "sh") {
             symlink("busybox", root.path("usr/bin").join(applet)).expect("a link");
         }
+        symlink("busybox", root.path("usr/bin/sh")).expect("a link");
         symlink("../bin/busybox", root.path("usr/sbin/init")).expect("a link");
         let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/guest");
         root.install(&guest.join("start.sh"), "usr/sbin/start");
@@ -57,7 +60,9 @@ impl Root {
             let found = found.unwrap_or_else(|| panic!("{tool} is missing: scripts/test.sh installs it"));
             self.add_program(&found);
         }
-        symlink("dash", self.path("usr/bin/sh")).expect("a link");
+        let shell = self.path("usr/bin/sh");
+        fs::remove_file(&shell).expect("busybox's shell");
+        symlink("dash", shell).expect("a link");
     }
 
     fn path(&self, below: impl AsRef<Path>) -> PathBuf {
@@ -104,8 +109,17 @@ impl Root {
 
     /// Makes the ext4 image.
     pub fn image(&self, to: &Path) {
+        self.image_of(to, IMAGE_BYTES);
+    }
+
+    /// The same on a disk that soon is full.
+    pub fn small_image(&self, to: &Path) {
+        self.image_of(to, SMALL_IMAGE_BYTES);
+    }
+
+    fn image_of(&self, to: &Path, bytes: u64) {
         let file = fs::File::create(to).expect("an image file");
-        file.set_len(IMAGE_BYTES).expect("a sparse file");
+        file.set_len(bytes).expect("a sparse file");
         let (root, to) = (self.dir.path().to_str().expect("UTF-8"), to.to_str().expect("UTF-8"));
         run_words(&["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", root, to]).good();
     }
@@ -116,6 +130,13 @@ pub fn work_dir() -> PathBuf {
     let dir = programs().join("../vm-tests");
     fs::create_dir_all(&dir).expect("a directory below target/");
     fs::canonicalize(dir).expect("an absolute path")
+}
+
+/// Those of another architecture are static and lie beside them.
+pub fn static_programs(triple: &str) -> PathBuf {
+    let dir = programs().join("..").join(triple).join("board");
+    assert!(dir.join("coracle-agent").exists(), "{} is not built: scripts/test.sh does", dir.display());
+    dir
 }
 
 /// The directory of the programs under test, which were built with this test.

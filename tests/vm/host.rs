@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -124,34 +125,43 @@ impl Host {
 
     /// Pushes a busybox image of these architectures; answers with the name that pods use.
     pub fn push_busybox(&self, name: &str, platforms: &[(&str, &Path)]) -> String {
-        let work = self.path("images").join(name);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("scripts/image.sh");
-        let layout = work.join("oci");
         for (architecture, busybox) in platforms {
-            let layer = work.join(architecture);
-            for dir in ["bin", "etc", "tmp"] {
-                fs::create_dir_all(layer.join(dir)).expect("a directory");
-            }
-            fs::copy(busybox, layer.join("bin/busybox")).expect("busybox");
-            for applet in ["sh", "cat", "echo", "sleep", "httpd", "uname", "mkdir", "wget", "tr", "dd"] {
-                let _ = std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet));
-            }
-            let words = [
-                "bash",
-                &script.to_string_lossy(),
-                &layout.to_string_lossy(),
-                "1",
-                architecture,
-                r#"{"Env":["PATH=/bin"],"Cmd":["/bin/sh"]}"#,
-                &layer.to_string_lossy(),
-            ]
-            .map(str::to_owned);
-            run_words(&words.each_ref().map(String::as_str)).good();
+            self.add_platform(name, architecture, busybox, &self.path("images").join(name).join(architecture));
         }
-        let (from, to) =
-            (format!("oci:{}:1", layout.display()), format!("docker://127.0.0.1:{}/{name}:1", self.registry));
+        self.push(name)
+    }
+
+    /// Pushes an image of one layer: busybox, and what the directory holds.
+    pub fn push_layer(&self, name: &str, architecture: &str, busybox: &Path, layer: &Path) -> String {
+        self.add_platform(name, architecture, busybox, layer);
+        self.push(name)
+    }
+
+    fn add_platform(&self, name: &str, architecture: &str, busybox: &Path, layer: &Path) {
+        for dir in ["bin", "etc", "tmp"] {
+            fs::create_dir_all(layer.join(dir)).expect("a directory");
+        }
+        fs::copy(busybox, layer.join("bin/busybox")).expect("busybox");
+        for applet in ["sh", "cat", "echo", "sleep", "httpd", "uname", "mkdir", "sha256sum"] {
+            symlink("busybox", layer.join("bin").join(applet)).expect("a link");
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("scripts/image.sh");
+        let layout = self.path("images").join(name).join("oci");
+        let words = [&script, &layout, layer].map(|path| path.to_string_lossy().into_owned());
+        let config = r#"{"Env":["PATH=/bin"],"Cmd":["/bin/sh"]}"#;
+        run_words(&["bash", &words[0], &words[1], "1", architecture, config, &words[2]]).good();
+    }
+
+    fn push(&self, name: &str) -> String {
+        let from = format!("oci:{}:1", self.path("images").join(name).join("oci").display());
+        let to = format!("docker://127.0.0.1:{}/{name}:1", self.registry);
         run_words(&["skopeo", "copy", "--all", "--dest-tls-verify=false", &from, &to]).good();
         format!("{HOST}:{}/{name}:1", self.registry)
+    }
+
+    /// Ends the server as a power cut of its own would.
+    pub fn stop_server(&mut self) {
+        self.server = None;
     }
 
     pub fn apply(&self, manifest: &str) {

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::PATIENCE;
+
 /// From power to a shell takes five to ten seconds on a quiet machine; emulation on a busy one is
 /// many times slower.
 const BOOT: Duration = Duration::from_secs(300);
@@ -19,12 +21,15 @@ const SILENCE: Duration = Duration::from_secs(600);
 pub enum Arch {
     /// Two processors, 1 GiB.
     Amd64,
+    /// A board: one slow processor, 512 MiB, and no clock that goes on without power.
+    Arm64,
 }
 
 impl Arch {
     pub fn name(self) -> &'static str {
         match self {
             Arch::Amd64 => "amd64",
+            Arch::Arm64 => "arm64",
         }
     }
 
@@ -34,12 +39,17 @@ impl Arch {
                 "qemu-system-x86_64",
                 &["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"],
             ),
+            Arch::Arm64 => (
+                "qemu-system-aarch64",
+                &["-M", "virt", "-cpu", "cortex-a72", "-smp", "1", "-m", "512", "-rtc", "base=1970-01-01T00:00:30"],
+            ),
         }
     }
 
     fn console(self) -> &'static str {
         match self {
             Arch::Amd64 => "ttyS0",
+            Arch::Arm64 => "ttyAMA0",
         }
     }
 }
@@ -50,6 +60,8 @@ pub struct Machine {
     qemu: Child,
     control: BufReader<UnixStream>,
     console: PathBuf,
+    /// What was written to `/dev/coracle.trace`: each write returns when it is in this file.
+    pub trace: PathBuf,
 }
 
 /// What a machine is made of.
@@ -58,6 +70,8 @@ pub struct Plan<'a> {
     pub arch: Arch,
     /// The ext4 image that is its root; written to.
     pub disk: &'a Path,
+    /// Options of its mount.
+    pub mount: &'a str,
     /// Ports of this host's loopback that lead to ports of the machine.
     pub forwards: &'a [(u16, u16)],
 }
@@ -72,14 +86,17 @@ impl Machine {
         listener.set_nonblocking(true).expect("a socket that can be polled");
         let console = dir.join(format!("{}.console", plan.name));
         fs::write(&console, "").expect("a console file");
-        let mut qemu = command(plan, &socket, &console).spawn().expect("QEMU: scripts/test.sh installs it");
+        let trace = dir.join(format!("{}.trace", plan.name));
+        fs::write(&trace, "").expect("a trace file");
+        let mut qemu = command(plan, &socket, &console, &trace).spawn().expect("QEMU: scripts/test.sh installs it");
         let Some(control) = accept(&listener, &mut qemu) else {
             let _ = qemu.kill();
             panic!("machine {} did not start:\n{}", plan.name, read(&console));
         };
         control.set_nonblocking(false).expect("a blocking socket");
         control.set_read_timeout(Some(BOOT)).expect("a time-out");
-        let mut machine = Machine { name: plan.name.to_owned(), qemu, control: BufReader::new(control), console };
+        let mut machine =
+            Machine { name: plan.name.to_owned(), qemu, control: BufReader::new(control), console, trace };
         let (_, code) = machine.answer(&|_| ());
         assert_eq!(code, 0, "machine {} greets", plan.name);
         machine.control.get_ref().set_read_timeout(Some(SILENCE)).expect("a time-out");
@@ -106,6 +123,20 @@ impl Machine {
         said
     }
 
+    /// Runs a line again and again until it succeeds, as long as anything may take.
+    #[track_caller]
+    pub fn until(&mut self, line: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (said, code) = self.run(line);
+            if code == 0 {
+                return said;
+            }
+            assert!(Instant::now() < end, "in machine {}, never: {line}\n{said}", self.name);
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// The output up to the line that tells the exit code.
     fn answer(&mut self, show: &dyn Fn(&str)) -> (String, i32) {
         let mut said = String::new();
@@ -123,6 +154,14 @@ impl Machine {
             show(line.trim_end());
             said.push_str(&line);
         }
+    }
+}
+
+impl Machine {
+    /// Cuts the power: what the machine had not synced to its disk is gone.
+    pub fn cut(mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
     }
 }
 
@@ -152,7 +191,7 @@ fn accept(listener: &UnixListener, qemu: &mut Child) -> Option<UnixStream> {
     None
 }
 
-fn command(plan: &Plan<'_>, control: &Path, console: &Path) -> Command {
+fn command(plan: &Plan<'_>, control: &Path, console: &Path, trace: &Path) -> Command {
     let boot = boot_files(plan.arch);
     let (program, machine) = plan.arch.emulator();
     let mut network = "user,id=net".to_owned();
@@ -165,12 +204,14 @@ fn command(plan: &Plan<'_>, control: &Path, console: &Path) -> Command {
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none"]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.arg("-kernel").arg(boot.join("vmlinuz")).arg("-initrd").arg(boot.join("initrd"));
-    command.arg("-append").arg(format!("console={} quiet panic=-1", plan.arch.console()));
+    command.arg("-append").arg(format!("console={} quiet panic=-1 machine.mount={}", plan.arch.console(), plan.mount));
     command.arg("-drive").arg(format!("file={},if=none,id=disk,format=raw", plan.disk.display()));
     command.args(["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"]);
     command.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
     command.arg("-chardev").arg(format!("socket,id=control,path={}", control.display()));
     command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=control,name=coracle.control"]);
+    command.arg("-chardev").arg(format!("file,id=trace,path={}", trace.display()));
+    command.args(["-device", "virtserialport,chardev=trace,name=coracle.trace"]);
     command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     command
 }

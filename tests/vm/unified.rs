@@ -40,7 +40,7 @@ const LIMITS: &str = "memory.max 50331648\nmemory.swap.max 0\nmemory.oom.group 1
 fn machine(name: &str, root: &Root) -> Machine {
     let disk = work_dir().join(format!("{name}.ext4"));
     root.image(&disk);
-    let mut machine = Machine::boot(&Plan { name, arch: Arch::Amd64, disk: &disk, forwards: &[] });
+    let mut machine = Machine::boot(&Plan { name, arch: Arch::Amd64, disk: &disk, mount: "rw", forwards: &[] });
     let mounts = machine.sh("cat /proc/self/mounts");
     assert!(mounts.contains("/sys/fs/cgroup cgroup2 ") && !mounts.contains(" cgroup rw"), "not v2 alone:\n{mounts}");
     let controllers = machine.sh("cat /sys/fs/cgroup/cgroup.subtree_control");
@@ -99,9 +99,7 @@ fn limits_hold_on_cgroup_v2() {
     assert_eq!(host.object("pod", "limited")["status"]["containerStatuses"][0]["restartCount"], 0);
 
     host.coracle(&["delete", "pod", "limited", "--grace-period", "0"]).good();
-    let gone = format!("[ ! -e /sys/fs/cgroup/coracle/machine/pods/{uid} ]");
-    let machine = std::cell::RefCell::new(machine);
-    until("a deleted pod's groups are gone", || machine.borrow_mut().run(&gone).1 == 0);
+    machine.until(&format!("[ ! -e /sys/fs/cgroup/coracle/machine/pods/{uid} ]"));
 }
 
 /// The node's own suites, whole, as they were built for this host.

@@ -14,6 +14,7 @@ use coracle_shared::wire::Heads;
 
 use super::{Book, Change, Disk, FileDisk, Ledger, LedgerError, Publication};
 use crate::link::{BoxFuture, Desired};
+use crate::trace;
 
 /// Batches of one set are gathered up to this many bytes, so that a set of usual size is one
 /// transaction and one sync.
@@ -109,7 +110,9 @@ impl<D: Disk + Send + 'static> Keeper<D> {
     /// Persists, then publishes. Blocks.
     fn commit(&self, change: Change) -> Result<(), LedgerError> {
         let mut ledger = lock(&self.shared.ledger);
+        let persisting = trace::stage("persisting", "the ledger");
         let written = ledger.commit(&change);
+        drop(persisting);
         *lock(&self.shared.failing) = written.as_ref().err().map(ToString::to_string);
         fault::crash("publish-crash");
         let change = if written.is_ok() { change } else { change.removals() };

@@ -19,6 +19,7 @@ use crate::reconcile::plan::Action;
 use crate::reconcile::state::{Fault, SandboxInfo, StartFault, Started};
 use crate::report::exit_reason;
 use crate::runtime::{self, ContainerId, ContainerStatus, Event, ExecSpec, Network, Sandbox, SandboxSpec};
+use crate::trace;
 
 /// How much of an exec probe's output its event may say.
 const PROBE_OUTPUT: usize = 1 << 10;
@@ -91,6 +92,7 @@ async fn volumes(node: &Arc<Node>, job: Job) -> Result<(), Fault> {
 }
 
 async fn create_sandbox(node: &Arc<Node>, job: Job) -> Result<SandboxInfo, Fault> {
+    let _stage = trace::stage("starting", job.uid());
     let fault = |e: &dyn std::fmt::Display| Fault::new("FailedCreatePodSandBox", e.to_string());
     let own = Arc::clone(node);
     let uid = job.uid().clone();
@@ -191,6 +193,7 @@ pub(super) fn container_id(uid: &PodUid, id: &ContainerId) -> String {
 
 async fn start(node: &Arc<Node>, job: Job, i: usize) -> Result<Started, StartFault> {
     let uid = job.uid().clone();
+    let _stage = trace::stage("starting", &uid);
     let view = Arc::clone(&job.view);
     let item = fault::of_pod(&view.metadata.annotations);
     fault::crash_in("start-crash", item);

@@ -23,6 +23,7 @@ use crate::reconcile::fleet::Job;
 use crate::reconcile::state::{Fault, PulledImage, StartFault};
 use crate::reconcile::view::{PodView, PullPolicy};
 use crate::runtime::{ContainerSpec, resolve_user};
+use crate::trace;
 use crate::volumes::{self, HostNames, Volume};
 
 /// What a later agent has to know of a pod's containers beyond what the runtime tells it. Lies on the
@@ -144,10 +145,12 @@ impl Node {
         if asks {
             tell(&self.inputs);
         }
+        let stages = trace::Pull::default();
         let progress = |event: coracle_images::Event| {
             if let coracle_images::Event::Resolved { .. } = event {
                 tell(&self.inputs);
             }
+            stages.see(event, job.uid());
             ControlFlow::Continue(())
         };
         let image = self.image(&job.view, &job.image, policy, &progress);

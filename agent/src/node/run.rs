@@ -27,6 +27,7 @@ use crate::reconcile::fleet::{Fleet, Found};
 use crate::reconcile::work::Work;
 use crate::report::node::{NodeFacts, disk, observe};
 use crate::runtime::{Runtime, RuntimeConfig};
+use crate::trace;
 use crate::volumes::Volumes;
 
 /// How much is waiting for the driver before whoever brings more has to wait.
@@ -417,6 +418,7 @@ impl Agent {
         in_use.extend(node.pods().values().flat_map(|live| live.images.values().map(|image| image.id)));
         let images = Arc::clone(&node.images);
         let pressure = coracle_images::Pressure::default();
+        let _stage = trace::stage("collecting", "images");
         match node.blocking(move || images.gc(&in_use, pressure, SystemTime::now())).await {
             Ok(c) if c.layers > 0 => eprintln!("images: collected {} images, {} bytes", c.images.len(), c.bytes),
             Ok(_) => {}

@@ -13,6 +13,9 @@ mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
   echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
+for port in /sys/class/virtio-ports/*; do
+  ln -s "/dev/${port##*/}" "/dev/$(cat "$port/name")"
+done
 hostname machine
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
