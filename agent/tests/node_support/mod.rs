@@ -154,7 +154,9 @@ impl Bed {
         let left = || -> Vec<i32> {
             let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
             let of_pods = entries.filter(|e| {
-                e.file_name() != *own && fs::read_to_string(e.path().join("cgroup")).is_ok_and(|c| c.contains(&pods))
+                let text = |file: &str| fs::read_to_string(e.path().join(file)).unwrap_or_default();
+                // On cgroup v2 the dead stay in their group until they are waited for.
+                e.file_name() != *own && text("cgroup").contains(&pods) && !text("stat").contains(") Z ")
             });
             of_pods.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
         };
