@@ -237,13 +237,28 @@ fn wrong_bytes_are_refused() {
     check_refused(|r, _| r.fault("a/1", Fault::Status(418, 9)), "answered 418: UNAVAILABLE: come back later");
     let (_, manifest) = support::image_json(&two_layers(), &host());
     let config = serde_json::from_slice::<serde_json::Value>(&manifest).unwrap()["config"]["digest"].clone();
-    check_refused(|r, _| r.fault(config.as_str().unwrap(), Fault::Corrupt), "digest mismatch");
+    // By its own digest, not by what it says of the layers.
+    let words = format!("{}: digest mismatch", config.as_str().unwrap());
+    check_refused(|r, _| r.fault(config.as_str().unwrap(), Fault::Corrupt), &words);
     let media_type = "application/vnd.oci.image.manifest.v1+json";
     let put = |r: &Registry, bytes: &[u8]| {
         r.put_manifest("a", "1", media_type, bytes);
     };
     check_refused(|r, _| put(r, &vec![b' '; 5 << 20]), "more than 4194304 bytes");
     check_refused(|r, _| put(r, b"{\"schemaVersion\":1}"), "schema 1 is not");
+}
+
+#[test]
+fn a_pinned_image_is_the_one_that_was_pinned() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(Auth::None);
+    let (_, digest) = registry.put_image("a", "1", &two_layers());
+    let pinned = format!("{}/a@{digest}", registry.address());
+    registry.fault(&format!("a/{digest}"), Fault::Corrupt);
+    let error = ensure(&open(dir.path()), &pinned).unwrap_err().to_string();
+    assert!(error.contains("digest mismatch") && error.contains("manifests"), "{error}");
+    registry.mend();
+    assert_whole(&ensure(&open(dir.path()), &pinned).unwrap());
 }
 
 #[test]

@@ -44,6 +44,24 @@ fn a_watch_sends_each_change_at_once() {
 }
 
 #[test]
+fn a_delete_takes_only_the_object_that_was_meant() {
+    let world = World::start();
+    let maps = "/api/v1/namespaces/default/configmaps";
+    world.make(maps, &json!({"metadata": {"name": "x"}}));
+    let path = format!("{maps}/x");
+    let uid = world.ask("GET", &path, "", b"").json()["metadata"]["uid"].clone();
+    let delete = |uid: &Value| {
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}});
+        world.ask("DELETE", &path, "application/json", options.to_string().as_bytes())
+    };
+    let refused = delete(&"00000000-0000-4000-8000-000000000000".into()).refusal(409);
+    assert!(refused.contains("UID"), "{refused}");
+    assert_eq!(world.ask("GET", &path, "", b"").code, 200);
+    assert_eq!(delete(&uid).code, 200);
+    world.ask("GET", &path, "", b"").refusal(404);
+}
+
+#[test]
 fn logs_are_text_of_the_container_asked_for() {
     let world = World::start();
     pod(&world, "p", Some("n1"));
