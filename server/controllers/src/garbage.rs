@@ -95,7 +95,18 @@ impl Controller for Garbage {
 
 /// Kinds whose deletion may have been waiting for dependents, possibly for none, when the server
 /// stopped. Pods are too many to look through and own nothing in practice.
-const WAITING_OWNERS: &[&str] = &["deployments.apps", "replicasets.apps", "services", "configmaps", "nodes"];
+const WAITING_OWNERS: &[&str] = &[
+    "deployments.apps",
+    "replicasets.apps",
+    "statefulsets.apps",
+    "daemonsets.apps",
+    "jobs.batch",
+    "cronjobs.batch",
+    "replicationcontrollers",
+    "services",
+    "configmaps",
+    "nodes",
+];
 
 /// The owners that `old` names and `new` does not.
 fn left_owners<'a>(old: &'a Value, new: &'a Value) -> impl Iterator<Item = &'a Value> {
@@ -116,22 +127,7 @@ fn unpack(key: &Key) -> (&str, Option<Key>) {
 
 /// Where an owner reference points; `None` for kinds that are not stored here.
 fn object_key(owner: &Value, dependent_namespace: &str) -> Option<Key> {
-    let (resource, namespaced) = match (text(owner, "/apiVersion"), text(owner, "/kind")) {
-        ("v1", "Node") => ("nodes", false),
-        ("v1", "Namespace") => ("namespaces", false),
-        ("v1", "Pod") => ("pods", true),
-        ("v1", "Service") => ("services", true),
-        ("v1", "ConfigMap") => ("configmaps", true),
-        ("v1", "Secret") => ("secrets", true),
-        ("v1", "ServiceAccount") => ("serviceaccounts", true),
-        ("v1", "Endpoints") => ("endpoints", true),
-        ("apps/v1", "Deployment") => ("deployments.apps", true),
-        ("apps/v1", "ReplicaSet") => ("replicasets.apps", true),
-        ("discovery.k8s.io/v1", "EndpointSlice") => ("endpointslices.discovery.k8s.io", true),
-        ("coordination.k8s.io/v1", "Lease") => ("leases.coordination.k8s.io", true),
-        _ => return None,
-    };
-    Some(Key::new(resource, if namespaced { dependent_namespace } else { "" }, text(owner, "/name")))
+    crate::owners::key(text(owner, "/apiVersion"), text(owner, "/kind"), text(owner, "/name"), dependent_namespace)
 }
 
 /// An owner is gone: the dependent goes too, unless another owner holds it.
@@ -197,24 +193,9 @@ fn metadata_patch(key: &Key, object: &Value, mut metadata: Value) -> Write {
     }
 }
 
-/// The resources that can own or be owned, as the writes name them.
+/// The resource as writes name it; one that is not known is not written to, the pipeline refuses it.
 fn resource(key: &Key) -> &'static str {
-    const KNOWN: [&str; 13] = [
-        "nodes",
-        "namespaces",
-        "pods",
-        "services",
-        "configmaps",
-        "secrets",
-        "serviceaccounts",
-        "endpoints",
-        "events",
-        "deployments.apps",
-        "replicasets.apps",
-        "endpointslices.discovery.k8s.io",
-        "leases.coordination.k8s.io",
-    ];
-    KNOWN.iter().find(|known| **known == &*key.resource).copied().unwrap_or("")
+    crate::owners::resource(key).unwrap_or_default()
 }
 
 #[cfg(test)]

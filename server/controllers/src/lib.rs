@@ -12,6 +12,7 @@ mod mirror;
 mod namespace;
 mod node;
 mod object;
+pub mod owners;
 mod queue;
 mod replicaset;
 mod serviceaccount;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::accept::Media;
-use crate::kinds::{self, Kind, Subresource, VERBS, api_version};
+use crate::kinds::{self, Kind, Subresource, api_version};
 
 /// The content type of the aggregated form of a version; clients compare its parameters.
 pub fn aggregated(accept: Option<&str>) -> Option<&'static str> {
@@ -67,7 +67,7 @@ pub fn resources(group: &str, version: &str) -> Value {
 
 fn resource(kind: &Kind) -> Vec<Value> {
     let mut own = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-        "kind": kind.kind, "verbs": VERBS});
+        "kind": kind.kind, "verbs": kind.verbs});
     for (field, words) in [("shortNames", kind.short), ("categories", kind.categories)] {
         if !words.is_empty() {
             own[field] = words.into();
@@ -116,7 +116,7 @@ fn aggregate_resource(kind: &Kind) -> Value {
         .collect();
     let mut entry = json!({"resource": kind.plural, "responseKind": gvk(kind.group, kind.version, kind.kind),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": kind.singular,
-        "verbs": VERBS});
+        "verbs": kind.verbs});
     for (field, words) in [("shortNames", kind.short), ("categories", kind.categories)] {
         if !words.is_empty() {
             entry[field] = words.into();
@@ -151,7 +151,10 @@ mod tests {
         };
         let apps = apps.expect("apps is served");
         assert_eq!(names(&old["resources"], "name"), names(&apps["versions"][0]["resources"], "resource"));
-        assert_eq!(names(&old["resources"], "name"), ["deployments", "replicasets"]);
+        assert_eq!(
+            names(&old["resources"], "name"),
+            ["controllerrevisions", "daemonsets", "deployments", "replicasets", "statefulsets"]
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hyper::header::{CACHE_CONTROL, HeaderValue};
 use super::accept::Media;
 use super::documents::{Wish, release, tag};
 use super::reply::{JSON, Payload, Reply, json, respond, unchanged};
-use crate::kinds::{self, Kind, VERBS};
+use crate::kinds::{self, Kind};
 
 /// What version 2 in protobuf is answered as: the type that is asked for has an `@`, which Go's
 /// clients cannot read in an answer.
@@ -26,7 +26,7 @@ fn served<'a>(parts: &'a [Vec<Subresource<'static>>]) -> Vec<Served<'a>> {
         kind: kind.kind,
         plural: kind.plural,
         namespaced: kind.namespaced,
-        verbs: VERBS,
+        verbs: kind.verbs,
         subresources: parts,
     };
     rows.map(row).collect()

@@ -52,6 +52,7 @@ pub fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static 
     };
     let fits = match target.sub {
         Some(sub) => sub.verbs.contains(&verb),
+        None if !target.kind.verbs.contains(&verb) => false,
         // A collection over all namespaces has no place for a new object, and objects are made in collections.
         None if verb == "create" => whole && (target.namespace.is_empty() != target.kind.namespaced),
         None => true,

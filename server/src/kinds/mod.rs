@@ -4,13 +4,21 @@
 //! Adding a built-in resource is a row in [`rows`] and, when it has rules of its own, one file of
 //! them beside it.
 
+mod admission;
+mod autoscale;
+mod batch;
 mod cluster;
 mod event;
 mod human;
+mod network;
 mod node;
 mod pod;
+mod policy;
+mod rbac;
+mod resource;
 mod rows;
 mod service;
+mod storage;
 mod view;
 mod workload;
 
@@ -45,6 +53,8 @@ pub enum SubKind {
     Scale,
     /// Writes touch a namespace's `spec.finalizers` alone.
     Finalize,
+    /// Writes touch the conditions of a request for a certificate alone.
+    Approval,
     /// Sets `spec.nodeName` of a pod, once.
     Binding,
     /// Deletes the pod as `policy/v1` Eviction asks.
@@ -115,6 +125,7 @@ pub struct Write<'a> {
 }
 
 /// A resource kind.
+#[derive(Clone)]
 pub struct Kind {
     pub group: &'static str,
     pub version: &'static str,
@@ -131,6 +142,8 @@ pub struct Kind {
     /// Seconds a delete waits for without being told; `None`: removed at once.
     pub grace: Option<u32>,
     pub subresources: &'static [Subresource],
+    /// What can be done with the resource itself.
+    pub verbs: &'static [&'static str],
     pub storage: Storage,
     pub columns: &'static [Column],
     /// The cells of one row, in the order of `columns`.
@@ -140,7 +153,7 @@ pub struct Kind {
     pub rules: Rules,
 }
 
-/// What can be done with every resource itself.
+/// What can be done with a resource that is stored.
 pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 impl Kind {
@@ -188,7 +201,7 @@ pub fn api_version(group: &str, version: &str) -> String {
 
 /// Every row, in the order in which discovery lists them.
 pub fn all() -> &'static [Kind] {
-    rows::ROWS
+    &rows::ROWS
 }
 
 /// The row behind a path's group, version and plural.
@@ -196,7 +209,7 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     all().iter().find(|k| k.plural == plural && k.group == group && k.version == version)
 }
 
-/// The row that controllers name `plural` or `plural.group`.
+/// The row that controllers name `plural` or `plural.group`: of several versions, the one that is stored.
 pub fn by_resource(resource: &str) -> Option<&'static Kind> {
     let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
     all().iter().find(|k| k.plural == plural && k.group == group)

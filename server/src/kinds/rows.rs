@@ -1,7 +1,17 @@
-//! The rows.
+//! The rows, one file a family; the core group's first ones here.
+
+mod admission;
+mod apps;
+mod network;
+mod policy;
+mod rbac;
+mod resource;
+mod storage;
+
+use std::sync::LazyLock;
 
 use super::cluster::PLAIN;
-use super::{Kind, Storage, SubKind, Subresource, cluster, event, node, pod, service, workload};
+use super::{Conversion, Kind, Storage, SubKind, Subresource, VERBS, cluster, event, node, pod, service};
 
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
@@ -45,6 +55,7 @@ const CORE: Kind = Kind {
     sealed: false,
     grace: None,
     subresources: &[],
+    verbs: VERBS,
     storage: Storage { resource: "", group: "", version: "v1", convert: None },
     columns: &[cluster::NAME, cluster::AGE],
     cells: |view, moment| vec![cluster::name(view), cluster::created(view, moment)],
@@ -55,6 +66,14 @@ const CORE: Kind = Kind {
 const fn own(resource: &'static str, group: &'static str, version: &'static str) -> Storage {
     Storage { resource, group, version, convert: None }
 }
+
+/// An older version of a kind whose `v1` has the same fields.
+const fn faced(resource: &'static str, group: &'static str) -> Storage {
+    Storage { resource, group, version: "v1", convert: Some(SAME) }
+}
+
+/// Only `apiVersion` differs.
+const SAME: Conversion = Conversion { to_stored: |_| {}, from_stored: |_| {} };
 
 /// Fields by which events can be selected, in the words of core/v1.
 const EVENT_FIELDS: &[&str] = &[
@@ -84,7 +103,14 @@ const EVENT: Kind = Kind {
     ..CORE
 };
 
-pub(super) static ROWS: &[Kind] = &[
+/// Every row, in the order in which discovery lists them: the core group first, each group together.
+pub(super) static ROWS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+    let families = [CORE_ROWS, storage::CORE_ROWS, policy::CORE_ROWS, apps::ROWS, OTHER_ROWS, network::ROWS];
+    let more = [policy::ROWS, rbac::ROWS, storage::ROWS, admission::ROWS, resource::ROWS];
+    families.into_iter().chain(more).flatten().cloned().collect()
+});
+
+const CORE_ROWS: &[Kind] = &[
     Kind {
         kind: "ConfigMap",
         plural: "configmaps",
@@ -221,37 +247,9 @@ pub(super) static ROWS: &[Kind] = &[
         rules: service::RULES,
         ..CORE
     },
-    Kind {
-        group: "apps",
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
-        short: &["deploy"],
-        categories: &["all"],
-        generation: true,
-        subresources: &[SCALE, status("apps", "v1", "Deployment")],
-        storage: own("deployments.apps", "apps", "v1"),
-        columns: workload::DEPLOYMENT_COLUMNS,
-        cells: workload::deployment_cells,
-        rules: workload::RULES,
-        ..CORE
-    },
-    Kind {
-        group: "apps",
-        kind: "ReplicaSet",
-        plural: "replicasets",
-        singular: "replicaset",
-        short: &["rs"],
-        categories: &["all"],
-        generation: true,
-        subresources: &[SCALE, status("apps", "v1", "ReplicaSet")],
-        storage: own("replicasets.apps", "apps", "v1"),
-        columns: workload::REPLICA_SET_COLUMNS,
-        cells: workload::replica_set_cells,
-        selectable: &["status.replicas"],
-        rules: workload::RULES,
-        ..CORE
-    },
+];
+
+const OTHER_ROWS: &[Kind] = &[
     Kind {
         group: "coordination.k8s.io",
         kind: "Lease",

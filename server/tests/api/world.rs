@@ -140,6 +140,12 @@ impl World {
         exchange(self.admin(), &request(method, path, content_type, body))
     }
 
+    /// What is at a path, in the form that `Accept` asks for.
+    pub fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n");
+        exchange(self.admin(), head.as_bytes())
+    }
+
     /// Creates an object that a test needs.
     pub fn make(&self, path: &str, object: &Value) {
         let answer = self.ask("POST", path, "application/json", object.to_string().as_bytes());

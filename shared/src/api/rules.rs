@@ -11,16 +11,22 @@ use super::status::MAX_CAUSES;
 use super::table::{Scope, TypeId};
 use super::validate;
 
+mod batch;
 mod config;
 mod container;
 mod endpoints;
 mod meta;
+mod network;
 mod node;
 pub mod pod;
+mod policy;
+mod rbac;
 mod security;
 mod selector;
 mod service;
+mod storage;
 mod volume;
+mod webhook;
 mod workload;
 
 /// What upstream says of a number below zero.
@@ -36,31 +42,122 @@ pub fn validate(kind: TypeId, new: &Value, old: Option<&Value>) -> Vec<FieldErro
     let mut errors = Errors::default();
     metadata(kind, new, old, &mut errors);
     errors.extend(validate::values(kind, new));
-    let rule: Option<fn(&Value, Option<&Value>, &mut Errors)> = match (kind.group(), kind.name()) {
-        ("", "Pod") => Some(pod::validate),
-        ("", "Service") => Some(service::validate),
-        ("", "ConfigMap") => Some(config::config_map),
-        ("", "Secret") => Some(config::secret),
-        ("", "Node") => Some(node::validate),
-        ("", "Event") => Some(meta::event),
-        ("", "Endpoints") => Some(endpoints::endpoints),
-        ("", "ServiceAccount") => None,
-        ("apps", "Deployment") => Some(workload::deployment),
-        ("apps", "ReplicaSet") => Some(workload::replica_set),
-        ("discovery.k8s.io", "EndpointSlice") => Some(endpoints::slice),
-        ("coordination.k8s.io", "Lease") => Some(node::lease),
-        _ => None,
-    };
+    let rule = rule(kind);
     if let Some(rule) = rule {
         rule(new, old, &mut errors);
     }
     errors.0
 }
 
+/// A kind's own rule: the new object, the old one, and where to say what is wrong.
+type Rule = fn(&Value, Option<&Value>, &mut Errors);
+
+fn rule(kind: TypeId) -> Option<Rule> {
+    Some(match (kind.group(), kind.name()) {
+        ("", "Pod") => pod::validate,
+        ("", "PodTemplate") => workload::pod_template,
+        ("", "ReplicationController") => workload::replication_controller,
+        ("", "Service") => service::validate,
+        ("", "ConfigMap") => config::config_map,
+        ("", "Secret") => config::secret,
+        ("", "Node") => node::validate,
+        ("", "Event") => meta::event,
+        ("", "Endpoints") => endpoints::endpoints,
+        ("", "LimitRange") => policy::limit_range,
+        ("", "ResourceQuota") => policy::quota,
+        ("", "PersistentVolume") => storage::volume,
+        ("", "PersistentVolumeClaim") => storage::claim,
+        ("apps", "Deployment") => workload::deployment,
+        ("apps", "ReplicaSet") => workload::replica_set,
+        ("apps", "StatefulSet") => workload::stateful_set,
+        ("apps", "DaemonSet") => workload::daemon_set,
+        ("apps", "ControllerRevision") => workload::revision,
+        ("batch", "Job") => batch::job,
+        ("batch", "CronJob") => batch::cron_job,
+        ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler,
+        ("discovery.k8s.io", "EndpointSlice") => endpoints::slice,
+        ("coordination.k8s.io", "Lease") => node::lease,
+        ("networking.k8s.io", "Ingress") => network::ingress,
+        ("networking.k8s.io", "IngressClass") => network::class,
+        ("networking.k8s.io", "NetworkPolicy") => network::policy,
+        ("networking.k8s.io", "ServiceCIDR") => network::service_cidr,
+        ("policy", "PodDisruptionBudget") => policy::budget,
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class,
+        ("node.k8s.io", "RuntimeClass") => policy::runtime_class,
+        ("storage.k8s.io", "StorageClass") => storage::class,
+        ("storage.k8s.io", "VolumeAttachment") => storage::attachment,
+        ("rbac.authorization.k8s.io", "Role") => rbac::role,
+        ("rbac.authorization.k8s.io", "ClusterRole") => rbac::cluster_role,
+        ("rbac.authorization.k8s.io", "RoleBinding") => rbac::binding,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => rbac::cluster_binding,
+        ("certificates.k8s.io", "CertificateSigningRequest") => rbac::request,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            webhook::configuration
+        }
+        _ => return None,
+    })
+}
+
+/// Kinds that only the field table checks, and the rules of upstream's that they lack.
+const LACKING: &[(&str, &str, &str)] = &[
+    ("", "Namespace", "none: finalizers' names are checked with the metadata"),
+    ("", "ServiceAccount", "none: upstream checks metadata alone"),
+    ("networking.k8s.io", "IPAddress", "the name is a canonical address; parentRef is required and immutable"),
+    (
+        "storage.k8s.io",
+        "CSIDriver",
+        "attachRequired, podInfoOnMount, volumeLifecycleModes are immutable; token audiences differ",
+    ),
+    ("storage.k8s.io", "CSINode", "drivers' names are unique and their ids stay"),
+    (
+        "storage.k8s.io",
+        "CSIStorageCapacity",
+        "nodeTopology and storageClassName are immutable; capacity is not negative",
+    ),
+    ("storage.k8s.io", "VolumeAttributesClass", "driverName and parameters are immutable; parameters are required"),
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicy",
+        "expressions compile; validations or annotations are required",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicyBinding",
+        "policyName and validationActions are required",
+    ),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", "expressions compile; mutations are required"),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", "policyName is required"),
+    ("resource.k8s.io", "DeviceClass", "selectors' expressions compile; at most 32 of them"),
+    (
+        "resource.k8s.io",
+        "ResourceClaim",
+        "requests' names are unique and their classes named; spec is immutable; allocation fits",
+    ),
+    ("resource.k8s.io", "ResourceClaimTemplate", "as of claims; spec is immutable"),
+    (
+        "resource.k8s.io",
+        "ResourceSlice",
+        "one of nodeName, nodeSelector, allNodes; at most 128 devices; driver and pool are immutable",
+    ),
+];
+
+/// The rules of upstream's that a kind without rules of its own lacks. `None`: it has its rules.
+pub fn lacking(kind: TypeId) -> Option<&'static str> {
+    LACKING.iter().find(|(group, name, _)| (*group, *name) == (kind.group(), kind.name())).map(|(_, _, words)| *words)
+}
+
+/// Whether a kind has rules of its own.
+pub fn has_rules(kind: TypeId) -> bool {
+    rule(kind).is_some()
+}
+
 /// Checks a write to the `status` subresource: the spec is the stored one, so only metadata counts.
 pub fn validate_status(kind: TypeId, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(kind, new, Some(old), &mut errors);
+    if kind.name() == "CertificateSigningRequest" {
+        rbac::decision(new, old, &mut errors);
+    }
     errors.0
 }
 

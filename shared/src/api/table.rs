@@ -232,6 +232,9 @@ struct Package {
     first: u16,
 }
 
+/// Groups and beta versions that old clients ask for, with the fields of `v1`.
+const BETAS: &[(&str, &str)] = &[("batch", "v1beta1"), ("policy", "v1beta1")];
+
 /// The whole table.
 #[derive(Debug)]
 pub struct Schema {
@@ -250,7 +253,9 @@ pub fn schema() -> &'static Schema {
 impl Schema {
     /// The type of a kind. `group` is empty for the core group. Kinds of `meta/v1` (DeleteOptions,
     /// Status) are found under any group and version, as upstream registers them everywhere.
+    /// Beta versions that differ from the stable one in name alone are of its type.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+        let version = if BETAS.contains(&(group, version)) { "v1" } else { version };
         self.packages
             .iter()
             .position(|p| p.group.is(group) && p.version.is(version))

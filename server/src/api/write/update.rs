@@ -61,6 +61,13 @@ impl Writer {
         object::to_stored(kind, &mut old);
         match call.target.sub.map(|s| s.sub) {
             Some(SubKind::Status) => new = with_part_of(&new, &old, &["status"], true),
+            Some(SubKind::Approval) => {
+                let mut decided = old.clone();
+                if let Some(conditions) = new["status"].get_mut("conditions") {
+                    decided["status"]["conditions"] = conditions.take();
+                }
+                new = decided;
+            }
             Some(SubKind::Finalize) => {
                 let mut finalized = old.clone();
                 finalized["spec"]["finalizers"] = new["spec"]["finalizers"].take();

@@ -18,7 +18,12 @@ pub(super) const ROWS: &[(&str, Conditional)] = &[
     ("core/v1.NodeStatus", node_status),
     ("apps/v1.DeploymentStrategy", rolling_update),
     ("apps/v1.DaemonSetUpdateStrategy", rolling_update),
+    ("apps/v1.StatefulSetUpdateStrategy", rolling_update),
+    ("autoscaling/v2.HorizontalPodAutoscalerSpec", autoscaler_spec),
+    ("autoscaling/v2.HorizontalPodAutoscalerBehavior", autoscaler_behavior),
     ("batch/v1.JobSpec", job_spec),
+    ("core/v1.LimitRangeItem", limit_range_item),
+    ("core/v1.ReplicationController", replication_controller),
     ("networking/v1.NetworkPolicySpec", network_policy_spec),
     ("rbac/v1.Subject", subject),
 ];
@@ -188,6 +193,60 @@ fn job_spec(spec: &mut Map<String, Value>) {
         absent(spec, "completions", 1.into());
     }
     absent(spec, "parallelism", 1.into());
+    // Counted by index, failures have no common limit.
+    let limit = if spec.contains_key("backoffLimitPerIndex") { i32::MAX } else { 6 };
+    absent(spec, "backoffLimit", limit.into());
+    let replace = if spec.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+    absent(spec, "podReplacementPolicy", replace.into());
+}
+
+/// Without metrics, the processor is kept at four fifths.
+fn autoscaler_spec(spec: &mut Map<String, Value>) {
+    if spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let target = json!({"type": "Utilization", "averageUtilization": 80});
+        spec.insert("metrics".into(), json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+    }
+}
+
+fn autoscaler_behavior(behavior: &mut Map<String, Value>) {
+    let all = |kind: &str, value: i64, seconds: i64| json!({"type": kind, "value": value, "periodSeconds": seconds});
+    let up = json!({"stabilizationWindowSeconds": 0, "selectPolicy": "Max",
+        "policies": [all("Pods", 4, 15), all("Percent", 100, 15)]});
+    let down = json!({"selectPolicy": "Max", "policies": [all("Percent", 100, 15)]});
+    for (name, defaults) in [("scaleUp", up), ("scaleDown", down)] {
+        let rules = behavior.entry(name).or_insert_with(|| json!({}));
+        let (Some(rules), Value::Object(defaults)) = (rules.as_object_mut(), defaults) else { continue };
+        for (field, value) in defaults {
+            rules.entry(field).or_insert(value);
+        }
+    }
+}
+
+/// What a limit does not say follows from what it does: the default from the most, the request from
+/// the default and the least.
+fn limit_range_item(item: &mut Map<String, Value>) {
+    if text(item, "type") != "Container" {
+        return;
+    }
+    for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
+        let Some(Value::Object(given)) = item.get(from).cloned() else { continue };
+        let Value::Object(wanted) = item.entry(to).or_insert_with(|| json!({})) else { continue };
+        for (name, quantity) in given {
+            wanted.entry(name).or_insert(quantity);
+        }
+    }
+}
+
+/// Selector and labels follow from the template's.
+fn replication_controller(controller: &mut Map<String, Value>) {
+    let labels = controller.get("spec").and_then(|s| s.pointer("/template/metadata/labels")).cloned();
+    let Some(labels @ Value::Object(_)) = labels else { return };
+    if let Some(Value::Object(spec)) = controller.get_mut("spec") {
+        absent(spec, "selector", labels.clone());
+    }
+    if let Some(Value::Object(metadata)) = controller.get_mut("metadata") {
+        absent(metadata, "labels", labels);
+    }
 }
 
 fn network_policy_spec(spec: &mut Map<String, Value>) {

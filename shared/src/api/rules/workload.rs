@@ -1,4 +1,4 @@
-//! Deployments and ReplicaSets.
+//! Deployments, ReplicaSets and their like.
 
 use serde_json::Value;
 
@@ -34,6 +34,118 @@ pub(super) fn replica_set(new: &Value, old: Option<&Value>, errors: &mut Errors)
     let spec = new.get("spec").unwrap_or(&none);
     replicated(spec, &path, errors);
     selector_stays(spec, old, &path, errors);
+}
+
+/// Fields of a StatefulSet's spec that an update may change.
+const STATEFUL_CHANGES: &[&str] = &[
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+pub(super) fn stateful_set(new: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let root = Path::ROOT;
+    let path = root.child("spec");
+    let none = Value::Null;
+    let spec = new.get("spec").unwrap_or(&none);
+    replicated(spec, &path, errors);
+    errors.not_negative(spec, "revisionHistoryLimit", &path);
+    if let Some(ordinals) = spec.get("ordinals") {
+        errors.not_negative(ordinals, "start", &path.child("ordinals"));
+    }
+    if let Some(rolling) = spec.get("updateStrategy").and_then(|s| s.get("rollingUpdate")) {
+        errors.not_negative(rolling, "partition", &path.child("updateStrategy").child("rollingUpdate"));
+    }
+    if let Some(old) = old.and_then(|o| o.get("spec")) {
+        let fixed = |spec: &Value| {
+            let mut spec = spec.clone();
+            if let Some(fields) = spec.as_object_mut() {
+                fields.retain(|name, _| !STATEFUL_CHANGES.contains(&name.as_str()));
+            }
+            spec
+        };
+        if fixed(spec) != fixed(old) {
+            let names: Vec<String> = STATEFUL_CHANGES.iter().map(|name| format!("'{name}'")).collect();
+            let words = format!("updates to statefulset spec for fields other than {} are forbidden", names.join(", "));
+            errors.push(FieldError::forbidden(&path, words));
+        }
+    }
+}
+
+pub(super) fn daemon_set(new: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let root = Path::ROOT;
+    let path = root.child("spec");
+    let none = Value::Null;
+    let spec = new.get("spec").unwrap_or(&none);
+    replicated(spec, &path, errors);
+    errors.not_negative(spec, "revisionHistoryLimit", &path);
+    if let Some(rolling) = spec.get("updateStrategy").and_then(|s| s.get("rollingUpdate")) {
+        let path = path.child("updateStrategy");
+        let is_zero = |field: &str| match rolling.get(field) {
+            Some(Value::String(text)) => percent(text) == Some(0),
+            other => other.and_then(Value::as_i64).unwrap_or(0) == 0,
+        };
+        match (is_zero("maxUnavailable"), is_zero("maxSurge")) {
+            (false, false) => {
+                let words = "may not be set when maxUnavailable is non-zero";
+                let shown = rolling.get("maxSurge").cloned().unwrap_or_default();
+                errors.push(FieldError::invalid(&path.child("rollingUpdate").child("maxSurge"), shown, words));
+            }
+            (true, true) => {
+                let words = "cannot be 0 when maxSurge is 0";
+                let shown = rolling.get("maxUnavailable").cloned().unwrap_or_default();
+                errors.push(FieldError::invalid(&path.child("rollingUpdate").child("maxUnavailable"), shown, words));
+            }
+            _ => {}
+        }
+    }
+    selector_stays(spec, old, &path, errors);
+}
+
+pub(super) fn replication_controller(new: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let root = Path::ROOT;
+    let path = root.child("spec");
+    let none = Value::Null;
+    let spec = new.get("spec").unwrap_or(&none);
+    errors.not_negative(spec, "replicas", &path);
+    errors.not_negative(spec, "minReadySeconds", &path);
+    let chosen = map(spec, "selector").filter(|s| !s.is_empty());
+    let Some(chosen) = chosen else {
+        return errors.push(FieldError::required(&path.child("selector"), ""));
+    };
+    let Some(template) = spec.get("template") else {
+        return errors.push(FieldError::required(&path.child("template"), ""));
+    };
+    let path = path.child("template");
+    let labels = template.get("metadata").and_then(|m| map(m, "labels"));
+    if !chosen.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value)) {
+        let shown = labels.cloned().unwrap_or_default();
+        let words = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(&path.child("metadata").child("labels"), shown, words));
+    }
+    pod::template(template, &path, errors);
+    endless(template, &path, errors);
+}
+
+pub(super) fn revision(new: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let root = Path::ROOT;
+    errors.not_negative(new, "revision", &root);
+    if new.get("data").is_none() {
+        errors.push(FieldError::required(&root.child("data"), "data is mandatory"));
+    }
+    if let Some(old) = old {
+        errors.immutable(new.get("data"), old.get("data"), &root.child("data"));
+    }
+}
+
+pub(super) fn pod_template(new: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let root = Path::ROOT;
+    let none = Value::Null;
+    pod::template(new.get("template").unwrap_or(&none), &root.child("template"), errors);
 }
 
 /// The pods that a selector leaves would be orphans.
