@@ -167,7 +167,7 @@ fn rooms(
     let clock = Arc::new(SystemClock::start());
     let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let mut resources: Vec<(&'static str, bool)> =
-        kinds::all().iter().map(|kind| (kind.storage.resource, kind.namespaced)).collect();
+        kinds::stored().map(|kind| (kind.storage.resource, kind.namespaced)).collect();
     resources.sort_unstable();
     resources.dedup();
     let controllers = Controllers {

@@ -179,3 +179,77 @@ fn exec_runs_in_the_container_and_tells_how_it_ended() {
     let old = cluster.kubectl("1.20", &["exec", &pod, "--", "true"]).bad();
     assert!(old.contains("1.32") || old.contains("WebSocket"), "it says what to do: {old}");
 }
+
+#[test]
+fn typed_commands_of_every_sort_are_taken() {
+    let cluster = Cluster::get();
+    for version in VERSIONS {
+        let namespace = cluster.namespace(&space("typed", version));
+        let n = namespace.name.as_str();
+        let kubectl = |arguments: &[&str]| cluster.kubectl(version, &[arguments, &["-n", n]].concat());
+        let old = version == "1.20";
+        kubectl(&["create", "role", "reader", "--verb=get,list", "--resource=pods"]).good();
+        kubectl(&["create", "rolebinding", "readers", "--role=reader", "--user=jane"]).good();
+        kubectl(&["create", "quota", "small", "--hard=pods=10"]).good();
+        kubectl(&["create", "pdb", "two", "--selector=a=b", "--min-available=2"]).good();
+        // 1.20 still sends a beta version of this, whose object is the same.
+        kubectl(&["create", "cronjob", "nightly", "--image=i:1", "--schedule=@daily"]).good();
+        kubectl(&["create", "job", "once", "--from=cronjob/nightly"]).good();
+        kubectl(&["create", "ingress", "web", "--rule=a.example/=web:80"]).good();
+        kubectl(&["create", "deployment", "idle", "--image=i:1", "--replicas=0"]).good();
+        kubectl(&["autoscale", "deployment", "idle", "--max=3", "--cpu-percent=50"]).good();
+        let lines = |kind: &str| kubectl(&["get", kind]).good();
+        let header = |kind: &str| {
+            lines(kind).lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(header("pdb"), "NAME MIN AVAILABLE MAX UNAVAILABLE ALLOWED DISRUPTIONS AGE", "{version}");
+        assert_eq!(header("hpa"), "NAME REFERENCE TARGETS MINPODS MAXPODS REPLICAS AGE", "{version}");
+        assert_eq!(header("ing"), "NAME CLASS HOSTS ADDRESS PORTS AGE", "{version}");
+        assert!(lines("cj").contains("@daily") && lines("jobs").contains("0/1"), "{version}");
+        assert!(lines("hpa").contains("Deployment/idle") && lines("hpa").contains("<unknown>/50%"), "{version}");
+        for kind in [
+            "pdb/two",
+            "cronjob/nightly",
+            "job/once",
+            "ingress/web",
+            "hpa/idle",
+            "role/reader",
+            "rolebinding/readers",
+            "quota/small",
+        ] {
+            let described = kubectl(&["describe", kind]).good();
+            assert!(described.contains(kind.split_once('/').map_or("", |(_, name)| name)), "{version}: {described}");
+        }
+        if !old {
+            let explained = kubectl(&["explain", "cronjob.spec.schedule"]).good();
+            assert!(explained.contains("schedule <string>"), "{version}: {explained}");
+        }
+    }
+}
+
+#[test]
+fn people_ask_what_they_may() {
+    let cluster = Cluster::get();
+    for version in VERSIONS {
+        let namespace = cluster.namespace(&space("rights", version));
+        let n = namespace.name.as_str();
+        let kubectl = |arguments: &[&str]| cluster.kubectl(version, &[arguments, &["-n", n]].concat());
+        assert_eq!(kubectl(&["auth", "can-i", "delete", "nodes"]).good().lines().last(), Some("yes"), "{version}");
+        kubectl(&["create", "rolebinding", "jane", "--clusterrole=view", "--user=jane"]).good();
+        let as_jane = |arguments: &[&str]| kubectl(&[arguments, &["--as=jane"]].concat());
+        assert_eq!(as_jane(&["auth", "can-i", "list", "pods"]).good().trim(), "yes", "{version}");
+        let no = as_jane(&["auth", "can-i", "create", "pods"]);
+        assert_eq!((no.ok, no.out.trim()), (false, "no"), "{version}: {no:?}");
+        as_jane(&["get", "pods,deployments"]).good();
+        let refused = as_jane(&["create", "configmap", "x"]).bad();
+        let words =
+            format!("User \"jane\" cannot create resource \"configmaps\" in API group \"\" in the namespace \"{n}\"");
+        assert!(refused.contains("(Forbidden)") && refused.contains(&words), "{version}: {refused}");
+        let list = as_jane(&["auth", "can-i", "--list"]).good();
+        assert!(list.contains("deployments.apps") && list.contains("[get list watch]"), "{version}: {list}");
+        if version != "1.20" {
+            let who = as_jane(&["auth", "whoami"]).good();
+            assert!(who.contains("jane") && who.contains("system:authenticated"), "{version}: {who}");
+        }
+    }
+}

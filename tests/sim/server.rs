@@ -146,7 +146,7 @@ impl Server {
         block_on(seed::seed(&api, 6443)).map_err(|status| status.message)?;
         let registry = Arc::new(Registry::new(clock.store_clock()));
         let mut resources: Vec<(&'static str, bool)> =
-            kinds::all().iter().map(|kind| (kind.storage.resource, kind.namespaced)).collect();
+            kinds::stored().map(|kind| (kind.storage.resource, kind.namespaced)).collect();
         resources.sort_unstable();
         resources.dedup();
         let parts = Controllers {

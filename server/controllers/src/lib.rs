@@ -4,6 +4,7 @@
 //! ([`World`]), and has a pure `plan` that turns that into writes. One [`driver`] runs them all;
 //! writes go through the API's own pipeline ([`coracle_shared::submit::Submit`]).
 
+mod aggregation;
 mod deployment;
 mod driver;
 mod endpoints;

@@ -9,6 +9,7 @@ use coracle_shared::time::{Clock, Millis};
 use coracle_store::{Event, Revision};
 use serde_json::Value;
 
+use crate::aggregation::Aggregation;
 use crate::deployment::Deployments;
 use crate::driver::{Controller, Controllers, Now};
 use crate::endpoints::EndpointsController;
@@ -69,6 +70,7 @@ impl Stepper {
             Box::new(Namespaces::new(namespaced)),
             Box::new(Garbage),
             Box::new(ServiceAccounts),
+            Box::new(Aggregation),
         ];
         let resources: Vec<&'static str> = parts.resources.iter().map(|(name, _)| *name).collect();
         let mut stepper = Stepper {

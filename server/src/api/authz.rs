@@ -1,22 +1,24 @@
-//! Who may do what. Until roles exist the decision is by group: administrators, nodes and Coracle's
-//! own controllers. The stage is its own, and pure.
+//! Who may do what: administrators everything, nodes what is their own, all others what roles grant
+//! them. The stage is its own, and pure.
 
 use coracle_shared::submit::Identity;
+
+use super::rbac::Book;
 
 /// The group of those who may do everything.
 pub const MASTERS: &str = "system:masters";
 /// The group of nodes; each is `system:node:NAME`.
 pub const NODES: &str = "system:nodes";
 pub const NODE_PREFIX: &str = "system:node:";
-/// The service accounts of Coracle's own controllers are below this.
-pub const CONTROLLER_PREFIX: &str = "system:serviceaccount:kube-system:";
-const CONTROLLER_SUFFIX: &str = "-controller";
-pub const SCHEDULER: &str = "system:kube-scheduler";
+/// Everybody with a name.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everybody without.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const ANONYMOUS: &str = "system:anonymous";
 
 /// The identity of a request without a certificate.
 pub fn anonymous() -> Identity {
-    Identity { user: ANONYMOUS.into(), groups: vec!["system:unauthenticated".into()] }
+    Identity { user: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()] }
 }
 
 /// What is asked, in the words of Kubernetes' authorization.
@@ -42,22 +44,16 @@ pub trait Bindings {
 }
 
 /// Whether `who` may do it. The words of a refusal are the caller's.
-pub fn allowed(who: &Identity, ask: &Attributes<'_>, bindings: &dyn Bindings) -> bool {
+pub fn allowed(who: &Identity, ask: &Attributes<'_>, bindings: &dyn Bindings, book: &Book) -> bool {
     let in_group = |group: &str| who.groups.iter().any(|g| g == group);
-    if in_group(MASTERS) {
-        return true;
-    }
-    if who.user == SCHEDULER {
-        return scheduler(ask);
-    }
-    if let Some(account) = who.user.strip_prefix(CONTROLLER_PREFIX) {
-        // Controllers live in this process; their names are taken from no client's certificate but the CA's own.
-        return account.ends_with(CONTROLLER_SUFFIX) && controller(ask);
-    }
-    match who.user.strip_prefix(NODE_PREFIX) {
-        Some(name) if in_group(NODES) => node(name, ask, bindings),
-        _ => false,
-    }
+    in_group(MASTERS)
+        || in_group(NODES) && who.user.strip_prefix(NODE_PREFIX).is_some_and(|name| node(name, ask, bindings))
+        || book.allows(who, ask)
+}
+
+/// Whether `who` may read (or what the verb says) a path that is no resource.
+pub fn allowed_path(who: &Identity, verb: &str, path: &str, book: &Book) -> bool {
+    who.groups.iter().any(|group| group == MASTERS) || book.allows_path(who, verb, path)
 }
 
 fn is_read(verb: &str) -> bool {
@@ -66,22 +62,6 @@ fn is_read(verb: &str) -> bool {
 
 fn is_write(verb: &str) -> bool {
     matches!(verb, "create" | "update" | "patch")
-}
-
-fn scheduler(ask: &Attributes<'_>) -> bool {
-    match (ask.group, ask.resource, ask.subresource) {
-        ("", "pods", "binding") => ask.verb == "create",
-        ("", "pods", "status") => matches!(ask.verb, "update" | "patch"),
-        ("" | "events.k8s.io", "events", "") => is_write(ask.verb),
-        (_, "secrets", _) => false,
-        (_, _, "") => is_read(ask.verb),
-        _ => false,
-    }
-}
-
-/// Controllers make, change and remove what they own; none opens streams into containers.
-fn controller(ask: &Attributes<'_>) -> bool {
-    !matches!(ask.subresource, "exec" | "log")
 }
 
 fn node(name: &str, ask: &Attributes<'_>, bindings: &dyn Bindings) -> bool {
@@ -142,7 +122,7 @@ mod tests {
     #[track_caller]
     fn check(user: &str, group: &str, ask: &Attributes<'_>, expect: bool) {
         let who = Identity { user: user.into(), groups: vec![group.into()] };
-        assert_eq!(allowed(&who, ask, &One), expect, "{user} {ask:?}");
+        assert_eq!(allowed(&who, ask, &One, &Book::default()), expect, "{user} {ask:?}");
     }
 
     #[test]
@@ -182,21 +162,5 @@ mod tests {
         check("system:node:n1", NODES, &Attributes { on_node: Some("n2"), ..ask("list", "pods", "") }, false);
         // The name of a node without its group is nobody's.
         check("system:node:n1", "people", &ask("get", "secrets", "s"), false);
-    }
-
-    #[test]
-    fn the_scheduler_binds_and_reads() {
-        check(SCHEDULER, "", &ask("create", "pods/binding", "p"), true);
-        check(SCHEDULER, "", &ask("list", "nodes", ""), true);
-        check(SCHEDULER, "", &ask("get", "secrets", "s"), false);
-        check(SCHEDULER, "", &ask("delete", "pods", "p"), false);
-    }
-
-    #[test]
-    fn controllers_act_but_do_not_look_into_containers() {
-        let name = "system:serviceaccount:kube-system:deployment-controller";
-        check(name, "", &ask("create", "replicasets.apps", ""), true);
-        check(name, "", &ask("create", "pods/exec", "p"), false);
-        check("system:serviceaccount:kube-system:default", "", &ask("get", "pods", "p"), false);
     }
 }

@@ -6,7 +6,7 @@ use hyper::header::{ETAG, HeaderValue, VARY};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::authz::{ANONYMOUS, MASTERS, NODES};
+use super::authz;
 use super::reply::{self, Reply, respond, text};
 use super::route::Route;
 use super::{Api, discovery, openapi};
@@ -32,19 +32,6 @@ pub fn version() -> Value {
         "compiler": "rustc", "platform": format!("linux/{arch}")})
 }
 
-/// Whether `who` may read the document behind a route: everybody health and version, everybody with
-/// a name the rest as well.
-pub fn authorize(who: &Identity, route: &Route, method: &Method, path: &str) -> Result<(), Status> {
-    let open = matches!(route, Route::Health | Route::Version);
-    let known = who.user != ANONYMOUS;
-    let administrator = who.groups.iter().any(|g| g == MASTERS || g == NODES);
-    let allowed = open || administrator || known && !matches!(route, Route::Root);
-    match allowed {
-        true => Ok(()),
-        false => Err(Status::denied_path(&who.user, &method.as_str().to_lowercase(), path)),
-    }
-}
-
 /// What a client said of the form it wants and of what it has already.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wish<'a> {
@@ -53,6 +40,15 @@ pub struct Wish<'a> {
 }
 
 impl Api {
+    /// Whether `who` may read the document at a path that is no resource.
+    pub fn authorize_path(&self, who: &Identity, method: &Method, path: &str) -> Result<(), Status> {
+        let verb = method.as_str().to_lowercase();
+        match authz::allowed_path(who, &verb, path, &self.roles.book()) {
+            true => Ok(()),
+            false => Err(Status::denied_path(&who.user, &verb, path)),
+        }
+    }
+
     /// Answers for a route that is not an object.
     pub fn document(&self, route: &Route, method: &Method, wish: Wish<'_>) -> Result<Reply, Status> {
         if !matches!(*method, Method::GET | Method::HEAD) {

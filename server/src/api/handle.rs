@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use coracle_shared::api::status::Status;
+use coracle_shared::submit::Identity;
 use futures_lite::FutureExt as _;
 use http_body_util::BodyExt as _;
+use hyper::Request;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{ACCEPT, AsHeaderName, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH};
-use hyper::{Method, Request};
 
 use super::Api;
 use super::body::MAX_BODY;
-use super::documents::{self, Wish};
+use super::documents::Wish;
 use super::http::Client;
+use super::impersonate;
 use super::query::Query;
 use super::reply::{self, Reply};
 use super::route::{self, Route, Target};
@@ -49,14 +51,19 @@ async fn answer(api: &Api, client: &Client, request: Request<Incoming>) -> Resul
         return Err(Status::bad_request("the request's path and query are too long"));
     }
     let path = uri.path().to_owned();
+    let impersonated =
+        impersonate::wanted(request.headers()).map(|wanted| wanted.allow(api, &client.who)).transpose()?;
+    let who = impersonated.as_ref().unwrap_or(&client.who);
     let Some(route) = route::parse(&path) else {
-        return Err(not_there(client, request.method(), &path));
+        // Strangers do not learn what is there.
+        api.authorize_path(who, request.method(), &path)?;
+        return Err(Status::no_such_path());
     };
     match route {
-        Route::Object(target) => object(api, client, target, request).await,
+        Route::Object(target) => object(api, client, who, target, request).await,
         Route::Backup => api.backup(client, request).await,
         route => {
-            documents::authorize(&client.who, &route, request.method(), &path)?;
+            api.authorize_path(who, request.method(), &path)?;
             let headers = request.headers();
             let wish = Wish { accept: header(headers, ACCEPT), if_none_match: header(headers, IF_NONE_MATCH) };
             api.document(&route, request.method(), wish)
@@ -64,15 +71,13 @@ async fn answer(api: &Api, client: &Client, request: Request<Incoming>) -> Resul
     }
 }
 
-/// Strangers do not learn what is there.
-fn not_there(client: &Client, method: &Method, path: &str) -> Status {
-    match documents::authorize(&client.who, &Route::Root, method, path) {
-        Ok(()) => Status::no_such_path(),
-        Err(status) => status,
-    }
-}
-
-async fn object(api: &Api, client: &Client, target: Target, mut request: Request<Incoming>) -> Result<Reply, Status> {
+async fn object(
+    api: &Api,
+    client: &Client,
+    who: &Identity,
+    target: Target,
+    mut request: Request<Incoming>,
+) -> Result<Reply, Status> {
     let method = request.method().clone();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     // Exec reads the request's own headers again.
@@ -83,14 +88,14 @@ async fn object(api: &Api, client: &Client, target: Target, mut request: Request
     let verb = verb(&method, &target, &query)?;
     let selection = Selection::parse(target.kind, &query)?;
     let ask = Ask {
-        who: &client.who,
+        who,
         method: &method,
         target,
         query,
         accept: header(&headers, ACCEPT),
         content_type: header(&headers, CONTENT_TYPE).unwrap_or_default(),
     };
-    api.authorize(&client.who, &ask.attributes(verb, &selection))?;
+    api.authorize(who, &ask.attributes(verb, &selection))?;
     match ask.target.sub.map(|s| s.sub) {
         Some(SubKind::Log) => api.logs(&ask.target, &ask.query).await,
         Some(SubKind::Revoke) => {

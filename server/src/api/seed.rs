@@ -1,5 +1,7 @@
-//! What a cluster has from its first start: the namespaces, and the `kubernetes` Service with the
+//! What a cluster has from its first start: the namespaces, roles, and the `kubernetes` Service with the
 //! server behind it.
+
+mod roles;
 
 use std::net::Ipv4Addr;
 
@@ -27,6 +29,12 @@ pub fn dns_address(service_cidr: Cidr) -> Ipv4Addr {
 pub async fn seed(api: &Api, port: u16) -> Result<(), Status> {
     for name in NAMESPACES {
         make(api, "namespaces", "", json!({"metadata": {"name": name}})).await?;
+    }
+    for role in roles::cluster_roles() {
+        make(api, "clusterroles.rbac.authorization.k8s.io", "", role).await?;
+    }
+    for binding in roles::cluster_role_bindings() {
+        make(api, "clusterrolebindings.rbac.authorization.k8s.io", "", binding).await?;
     }
     let ip = address(api.config.service_cidr, 1).to_string();
     let service = json!({"metadata": {"name": "kubernetes",

@@ -21,7 +21,7 @@ use super::select::Selection;
 use super::table::Include;
 use super::watch::{Feed, Start};
 use super::write::{self, Call, Deleted, Options, Written};
-use super::{Api, body};
+use super::{Api, body, review};
 use crate::kinds::{Moment, SubKind, View};
 
 /// A request about an object or a collection, its body still to come.
@@ -82,7 +82,8 @@ impl Ask<'_> {
         })
     }
 
-    fn call(&self) -> Result<Call<'_>, Status> {
+    /// How strictly unknown fields are taken.
+    pub fn mode(&self) -> Result<Mode, Status> {
         let mode = self.query.get("fieldValidation");
         let unknown = || {
             let given = mode.unwrap_or_default();
@@ -90,12 +91,11 @@ impl Ask<'_> {
                 "fieldValidation: Unsupported value: {given:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
             ))
         };
-        Ok(Call {
-            who: self.who,
-            target: &self.target,
-            dry_run: write::dry_run(&self.query)?,
-            mode: Mode::parse(mode).ok_or_else(unknown)?,
-        })
+        Mode::parse(mode).ok_or_else(unknown)
+    }
+
+    fn call(&self) -> Result<Call<'_>, Status> {
+        Ok(Call { who: self.who, target: &self.target, dry_run: write::dry_run(&self.query)?, mode: self.mode()? })
     }
 }
 
@@ -120,6 +120,7 @@ impl Api {
                 Ok(list::one(&ask.target, &item, StatusCode::OK, &look))
             }
             ("create", Some(sub)) => self.create_part(&ask, sub, bytes).await,
+            ("create", None) if review::is_review(ask.target.kind) => self.review(&ask, bytes),
             ("create", None) => self.create(&ask, bytes).await,
             ("update" | "patch", Some(SubKind::Scale)) => self.scale(&ask, verb, bytes).await,
             ("update", _) => {

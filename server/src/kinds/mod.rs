@@ -189,7 +189,7 @@ impl Kind {
 }
 
 static STORED: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
-    let mut names: Vec<Arc<str>> = all().iter().map(|k| Arc::from(k.storage.resource)).collect();
+    let mut names: Vec<Arc<str>> = stored().map(|k| Arc::from(k.storage.resource)).collect();
     names.dedup();
     names
 });
@@ -202,6 +202,11 @@ pub fn api_version(group: &str, version: &str) -> String {
 /// Every row, in the order in which discovery lists them.
 pub fn all() -> &'static [Kind] {
     &rows::ROWS
+}
+
+/// The rows whose objects are kept: all but questions, which are answered at once.
+pub fn stored() -> impl Iterator<Item = &'static Kind> {
+    all().iter().filter(|kind| kind.verbs.contains(&"list"))
 }
 
 /// The row behind a path's group, version and plural.

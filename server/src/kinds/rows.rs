@@ -106,7 +106,7 @@ const EVENT: Kind = Kind {
 /// Every row, in the order in which discovery lists them: the core group first, each group together.
 pub(super) static ROWS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
     let families = [CORE_ROWS, storage::CORE_ROWS, policy::CORE_ROWS, apps::ROWS, OTHER_ROWS, network::ROWS];
-    let more = [policy::ROWS, rbac::ROWS, storage::ROWS, admission::ROWS, resource::ROWS];
+    let more = [policy::ROWS, rbac::QUESTIONS, rbac::ROWS, storage::ROWS, admission::ROWS, resource::ROWS];
     families.into_iter().chain(more).flatten().cloned().collect()
 });
 

@@ -2,5 +2,6 @@
 
 mod hostile;
 mod kinds;
+mod rbac;
 mod streams;
 mod world;

@@ -34,6 +34,7 @@ impl Writer {
             // What is wrong with the object comes before what could not be had for it.
             check(call.target, object, None)?;
             claim?;
+            self.admit(call, object, None)?;
             let name = View(object).text(&["metadata", "name"]).to_owned();
             let key = key(&Target { name: name.clone(), ..call.target.clone() });
             let change = put(call, &key, None, object);

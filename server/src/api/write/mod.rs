@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::WallClock;
 use super::authz::NODES;
 use super::object::{self, SCHEMA};
+use super::rbac::{self, Roles};
 use super::route::Target;
 use crate::kinds::{self, Kind, Moment, View};
 
@@ -36,6 +37,7 @@ pub type Random = Arc<dyn Fn() -> [u8; 16] + Send + Sync>;
 /// Everything that writes need of the world.
 pub struct Writer {
     pub store: Arc<dyn Store>,
+    pub roles: Arc<Roles>,
     pub clock: WallClock,
     pub random: Random,
     pub service_cidr: Cidr,
@@ -72,6 +74,14 @@ const ATTEMPTS: usize = 16;
 impl Writer {
     fn moment(&self) -> Moment {
         Moment { now: (self.clock)() }
+    }
+
+    /// What else has a say in a write that is right in itself.
+    fn admit(&self, call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if rbac::guards(call.target.kind) {
+            rbac::guard(&*self.store, &self.roles.book(), call.who, call.target, new, old)?;
+        }
+        Ok(())
     }
 }
 

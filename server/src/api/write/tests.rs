@@ -22,8 +22,10 @@ fn world() -> World {
         bytes[..8].copy_from_slice(&counter.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         bytes
     };
+    let store: Arc<dyn coracle_store::Store> = Arc::new(store);
     let writer = Writer {
-        store: Arc::new(store),
+        roles: Arc::new(crate::api::rbac::Roles::new(store.clone())),
+        store,
         clock: Arc::new(|| 0),
         random: Arc::new(random),
         service_cidr: Cidr { address: [10, 43, 0, 0].into(), prefix: 24 },

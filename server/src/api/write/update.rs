@@ -84,6 +84,7 @@ impl Writer {
             new["metadata"]["generation"] = (View(&old).number(&["metadata", "generation"]) + 1).into();
         }
         check(call.target, &new, Some(&old))?;
+        self.admit(call, &new, Some(&old))?;
         Ok((new, warnings))
     }
 }

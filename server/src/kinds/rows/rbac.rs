@@ -71,3 +71,22 @@ pub(super) const ROWS: &[Kind] = &[
         ..CORE
     },
 ];
+
+/// A question: it is answered and not stored.
+const fn question(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
+    Kind { group, kind, plural, singular, namespaced: false, verbs: &["create"], storage: own("", group, "v1"), ..CORE }
+}
+
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+
+pub(super) const QUESTIONS: &[Kind] = &[
+    question(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
+    Kind {
+        namespaced: true,
+        ..question(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", "localsubjectaccessreview")
+    },
+    question(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview"),
+    question(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview"),
+    question(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
+];
