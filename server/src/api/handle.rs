@@ -8,7 +8,7 @@ use futures_lite::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::Request;
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ACCEPT, AsHeaderName, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH};
+use hyper::header::{ACCEPT, AsHeaderName, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, USER_AGENT};
 
 use super::Api;
 use super::body::MAX_BODY;
@@ -94,6 +94,7 @@ async fn object(
         query,
         accept: header(&headers, ACCEPT),
         content_type: header(&headers, CONTENT_TYPE).unwrap_or_default(),
+        user_agent: header(&headers, USER_AGENT).unwrap_or_default(),
     };
     api.authorize(who, &ask.attributes(verb, &selection))?;
     match ask.target.sub.map(|s| s.sub) {

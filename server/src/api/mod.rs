@@ -5,6 +5,7 @@
 //! answered by [`verbs`] (objects), [`documents`] (discovery, health) or [`stream`] (logs, exec).
 
 mod accept;
+mod apply;
 pub mod authz;
 pub mod backup;
 mod body;

@@ -11,7 +11,8 @@ use super::body::{media, read_json};
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
+/// Server-side apply, which is no change of an object but a statement: see [`super::apply`].
+pub const APPLY: &str = "application/apply-patch+yaml";
 
 /// A patch that was read but not applied yet.
 pub struct Patch {
@@ -35,13 +36,7 @@ impl Patch {
             JSON => How::Json,
             MERGE => How::Merge,
             STRATEGIC => How::Strategic,
-            APPLY => {
-                let mut status = Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC]);
-                status.message =
-                    "server-side apply is not supported by this server: use kubectl apply without --server-side".into();
-                return Err(status);
-            }
-            _ => return Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),
+            _ => return Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY])),
         };
         Ok(Patch { how, parsed: read_json(bytes)? })
     }
@@ -85,7 +80,6 @@ mod tests {
 
     #[test]
     fn others_are_refused() {
-        check(APPLY, "a: b", Err(415));
         check("application/json", "{}", Err(415));
         check(MERGE, "{", Err(400));
         check(JSON, r#"[{"op":"test","path":"/data/a","value":"9"}]"#, Err(422));

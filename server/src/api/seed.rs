@@ -68,7 +68,7 @@ async fn put(api: &Api, resource: &str, namespace: &str, value: Value) -> Result
     let (who, kind) = (own_identity(), kinds::by_resource(resource).ok_or_else(Status::no_such_path)?);
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let target = Target { kind, namespace: namespace.into(), name, sub: None };
-    let call = Call { who: &who, target: &target, dry_run: false, mode: Mode::Strict };
+    let call = Call { who: &who, target: &target, dry_run: false, mode: Mode::Strict, manager: Some("coracle") };
     let intent = |_: &Value| Ok(Parsed { value: value.clone(), duplicates: Vec::new() });
     api.writer.modify(&call, &intent).await.map(|_| ())
 }
@@ -86,7 +86,7 @@ async fn make(api: &Api, resource: &str, namespace: &str, value: Value) -> Resul
         return Ok(());
     }
     let target = Target { kind, namespace: namespace.into(), name: String::new(), sub: None };
-    let call = Call { who: &who, target: &target, dry_run: false, mode: Mode::Strict };
+    let call = Call { who: &who, target: &target, dry_run: false, mode: Mode::Strict, manager: Some("coracle") };
     match api.writer.create(&call, Parsed { value, duplicates: Vec::new() }).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason == "AlreadyExists" => Ok(()),

@@ -96,7 +96,7 @@ impl Api {
 }
 
 fn call<'a>(who: &'a Identity, target: &'a Target) -> Call<'a> {
-    Call { who, target, dry_run: false, mode: Mode::Strict }
+    Call { who, target, dry_run: false, mode: Mode::Strict, manager: Some("coracle") }
 }
 
 impl Submit for Api {

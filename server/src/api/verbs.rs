@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::accept::{self, Form};
 use super::authz::Attributes;
 use super::list::{self, Look, Plan, resource};
-use super::patch::Patch;
+use super::patch::{APPLY, Patch};
 use super::query::Query;
 use super::reply::{self, JSON, Payload, Reply, respond};
 use super::route::Target;
@@ -32,6 +32,7 @@ pub struct Ask<'a> {
     pub query: Query,
     pub accept: Option<&'a str>,
     pub content_type: &'a str,
+    pub user_agent: &'a str,
 }
 
 /// The verb of a request in the words of authorization.
@@ -74,7 +75,13 @@ impl Ask<'_> {
         }
     }
 
-    fn look(&self, api: &Api) -> Result<Look, Status> {
+    /// Who manages what is written: as said, or the program that writes.
+    pub fn manager(&self) -> &str {
+        let program = self.user_agent.split('/').next().unwrap_or_default();
+        self.query.get("fieldManager").unwrap_or(if program.is_empty() { "unknown" } else { program })
+    }
+
+    pub fn look(&self, api: &Api) -> Result<Look, Status> {
         Ok(Look {
             form: accept::form(self.accept)?,
             include: Include::parse(self.query.get("includeObject"))?,
@@ -94,8 +101,14 @@ impl Ask<'_> {
         Mode::parse(mode).ok_or_else(unknown)
     }
 
-    fn call(&self) -> Result<Call<'_>, Status> {
-        Ok(Call { who: self.who, target: &self.target, dry_run: write::dry_run(&self.query)?, mode: self.mode()? })
+    pub fn call(&self) -> Result<Call<'_>, Status> {
+        Ok(Call {
+            who: self.who,
+            target: &self.target,
+            dry_run: write::dry_run(&self.query)?,
+            mode: self.mode()?,
+            manager: Some(self.manager()),
+        })
     }
 }
 
@@ -127,6 +140,7 @@ impl Api {
                 let parsed = body::object(ask.content_type, bytes)?;
                 self.modify(&ask, &|_| Ok(parsed.clone())).await
             }
+            ("patch", _) if body::media(ask.content_type) == APPLY => self.apply(&ask, bytes).await,
             ("patch", _) => {
                 let (patch, id) = (Patch::read(ask.content_type, bytes)?, type_of(&ask.target));
                 self.modify(&ask, &|old| patch.apply(id, old)).await
@@ -139,7 +153,12 @@ impl Api {
 
     async fn create(&self, ask: &Ask<'_>, bytes: &Bytes) -> Result<Reply, Status> {
         let look = ask.look(self)?;
-        let written = self.writer.create(&ask.call()?, body::object(ask.content_type, bytes)?).await?;
+        let mut parsed = body::object(ask.content_type, bytes)?;
+        // What managers a copy had says nothing of the new object.
+        if let Some(metadata) = parsed.value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        let written = self.writer.create(&ask.call()?, parsed).await?;
         Ok(self.written(ask, &written, StatusCode::CREATED, &look))
     }
 
@@ -149,7 +168,7 @@ impl Api {
         Ok(self.written(ask, &written, StatusCode::OK, &look))
     }
 
-    fn written(&self, ask: &Ask<'_>, written: &Written, code: StatusCode, look: &Look) -> Reply {
+    pub fn written(&self, ask: &Ask<'_>, written: &Written, code: StatusCode, look: &Look) -> Reply {
         let mut reply = list::one(&ask.target, &written.item, code, look);
         reply::warn(&mut reply, &written.warnings);
         reply
@@ -226,7 +245,7 @@ impl Api {
 }
 
 /// The type whose merge rules hold for a patch.
-fn type_of(target: &Target) -> TypeId {
+pub fn type_of(target: &Target) -> TypeId {
     let kind = target.kind;
     schema().kind(kind.group, kind.version, kind.kind).expect("every row is in the field table")
 }

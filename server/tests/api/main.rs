@@ -1,5 +1,6 @@
 //! The API as clients see it, over real TLS connections: what unit tests of its parts can not show.
 
+mod apply;
 mod hostile;
 mod kinds;
 mod rbac;

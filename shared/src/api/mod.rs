@@ -9,6 +9,7 @@
 //! patch::merge(&mut target, &patch)            RFC 7396
 //! patch::json(&mut target, &patch)             -> Result<(), PatchError>      RFC 6902
 //! patch::strategic(type_id, &mut target, patch) -> Result<(), PatchError>
+//! managed::apply(type_id, &live, &applied, …)   -> Result<Value, Vec<Conflict>>  server-side apply
 //! validate::fields(type_id, &mut value, &duplicates, Mode) -> Result<Vec<String> /* warnings */, FieldsError>
 //! canonical::object(type_id, &mut value)       quantities, empties and times as upstream prints them
 //! defaults::apply(type_id, &mut value)
@@ -21,7 +22,9 @@
 pub mod canonical;
 pub mod defaults;
 pub mod field;
+pub mod fieldset;
 pub mod json;
+pub mod managed;
 pub mod names;
 pub mod openapi;
 pub mod patch;

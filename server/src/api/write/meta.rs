@@ -58,7 +58,7 @@ pub fn create(object: &mut Value, target: &Target, now: i64, random: &dyn Fn() -
     if meta.get("resourceVersion").is_some_and(|v| v.as_str().is_some_and(|v| !v.is_empty() && v != "0")) {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    for field in SERVER_OWN.iter().chain(&["resourceVersion", "managedFields"]) {
+    for field in SERVER_OWN.iter().chain(&["resourceVersion"]) {
         meta.remove(*field);
     }
     let named = meta.get("name").is_some_and(|n| n.as_str().is_some_and(|n| !n.is_empty()));
@@ -128,7 +128,7 @@ pub fn update(new: &mut Value, old: &Value, target: &Target) -> Result<(), Statu
     }
     let meta = metadata(new);
     meta.insert("name".into(), target.name.as_str().into());
-    meta.remove("managedFields");
+    managed_fields(meta, &old["metadata"]);
     for field in SERVER_OWN.iter().chain(&["generateName", "resourceVersion"]) {
         match old["metadata"].get(field) {
             Some(value) => meta.insert((*field).into(), value.clone()),
@@ -136,6 +136,18 @@ pub fn update(new: &mut Value, old: &Value, target: &Target) -> Result<(), Statu
         };
     }
     finalizers(new, old, target.kind, &target.name)
+}
+
+/// Who manages what stays recorded, unless the write says otherwise; an empty list or entry ends the record.
+fn managed_fields(meta: &mut Map<String, Value>, old: &Value) {
+    let given = meta.get("managedFields").and_then(Value::as_array);
+    let ends = given.is_some_and(|list| list.iter().all(|entry| entry.as_object().is_some_and(Map::is_empty)));
+    match (given, old.get("managedFields")) {
+        (Some(_), _) if ends => drop(meta.remove("managedFields")),
+        (Some(_), _) => {}
+        (None, Some(known)) => drop(meta.insert("managedFields".into(), known.clone())),
+        (None, None) => drop(meta.remove("managedFields")),
+    }
 }
 
 /// An object that is being deleted gets no new finalizers.

@@ -28,6 +28,7 @@ use crate::kinds::{self, Kind, Moment, View};
 
 pub use alloc::address;
 pub use delete::{Deleted, Options, Propagation, dry_run};
+pub use meta::timestamp;
 pub use parts::{scale_of, scaled};
 pub use update::Intent;
 
@@ -51,6 +52,8 @@ pub struct Call<'a> {
     /// Everything is done but the commit.
     pub dry_run: bool,
     pub mode: Mode,
+    /// Who is told to manage what a change touches; `None` when the change says so itself.
+    pub manager: Option<&'a str>,
 }
 
 /// What came of a write.
@@ -95,6 +98,12 @@ fn type_id(kind: &'static Kind) -> TypeId {
     schema().kind(kind.group, kind.version, kind.kind).expect("every row is in the field table")
 }
 
+/// The type of the bytes that are kept.
+fn stored_type(kind: &'static Kind) -> TypeId {
+    let storage = kind.storage;
+    schema().kind(storage.group, storage.version, kind.kind).expect("every row is in the field table")
+}
+
 /// The schema stage: the object is of the row's kind, its fields fit, its defaults are filled in.
 /// Returns it with warnings.
 fn shape(kind: &'static Kind, parsed: Parsed, mode: Mode) -> Result<(Value, Vec<String>), Status> {
@@ -115,8 +124,7 @@ fn shape(kind: &'static Kind, parsed: Parsed, mode: Mode) -> Result<(Value, Vec<
 /// part of an object leaves the rest as it was checked before.
 fn check(target: &Target, new: &Value, old: Option<&Value>) -> Result<(), Status> {
     let kind = target.kind;
-    let storage = kind.storage;
-    let id = schema().kind(storage.group, storage.version, kind.kind).expect("every row is in the field table");
+    let id = stored_type(kind);
     let errors = match (target.sub, old) {
         (Some(_), Some(old)) => rules::validate_status(id, new, old),
         _ => rules::validate(id, new, old),

@@ -44,7 +44,7 @@ impl World {
     }
 
     fn call<'a>(&'a self, target: &'a Target) -> Call<'a> {
-        Call { who: &self.admin, target, dry_run: false, mode: Mode::Strict }
+        Call { who: &self.admin, target, dry_run: false, mode: Mode::Strict, manager: None }
     }
 
     fn create(&self, path: &str, value: Value) -> Result<Value, Status> {

@@ -1,11 +1,12 @@
 //! Changing: replace and every kind of patch are one loop.
 
 use coracle_shared::api::json::Parsed;
+use coracle_shared::api::managed;
 use coracle_shared::api::status::Status;
 use coracle_store::{Change, Commit, CommitError, Item, Precondition};
 use serde_json::Value;
 
-use super::{ATTEMPTS, Call, Writer, Written, alloc, broken, check, item_of, meta, put, shape};
+use super::{ATTEMPTS, Call, Writer, Written, alloc, broken, check, item_of, meta, put, shape, stored_type};
 use crate::api::list;
 use crate::api::object;
 use crate::kinds::{SubKind, View};
@@ -83,6 +84,14 @@ impl Writer {
         if kind.generation && meta::desired_differs(&new, &old) {
             new["metadata"]["generation"] = (View(&old).number(&["metadata", "generation"]) + 1).into();
         }
+        if let Some(manager) = call.manager
+            && managed::is_managed(&new)
+        {
+            let (time, api_version) = (meta::timestamp((self.clock)()), kind.api_version());
+            let subresource = call.target.sub.map_or("", |sub| sub.name);
+            let by = managed::Writer { manager, api_version: &api_version, subresource, time: &time };
+            managed::update(stored_type(kind), &old, &mut new, &by);
+        }
         check(call.target, &new, Some(&old))?;
         self.admit(call, &new, Some(&old))?;
         Ok((new, warnings))
@@ -104,7 +113,7 @@ fn with_part_of(new: &Value, old: &Value, fields: &[&str], metadata: bool) -> Va
         copy(&mut mixed, new, field);
     }
     if metadata {
-        for field in ["labels", "annotations", "finalizers"] {
+        for field in ["labels", "annotations", "finalizers", "managedFields"] {
             copy(&mut mixed["metadata"], &new["metadata"], field);
         }
     }

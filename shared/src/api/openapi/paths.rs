@@ -8,8 +8,12 @@ use crate::api::table::schema;
 
 const JSON: &str = "application/json";
 
-const PATCHES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 /// A query parameter: name and type.
 type Query = (&'static str, &'static str);
