@@ -61,7 +61,10 @@ async fn answer(api: &Api, client: &Client, request: Request<Incoming>) -> Resul
     };
     match route {
         Route::Object(target) => object(api, client, who, target, request).await,
-        Route::Backup => api.backup(client, request).await,
+        Route::Backup => {
+            api.authorize_path(who, request.method(), &path)?;
+            api.backup(client, request).await
+        }
         route => {
             api.authorize_path(who, request.method(), &path)?;
             let headers = request.headers();
