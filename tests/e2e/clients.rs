@@ -230,6 +230,32 @@ fn typed_commands_of_every_sort_are_taken() {
 }
 
 #[test]
+fn a_server_side_apply_twice_changes_nothing_and_takes_over_a_client_side_one() {
+    let cluster = Cluster::get();
+    for version in VERSIONS {
+        let namespace = cluster.namespace(&space("apply", version));
+        let n = namespace.name.as_str();
+        let kubectl = |arguments: &[&str]| cluster.kubectl(version, &[arguments, &["-n", n]].concat());
+        let apply = |text: &str, more: &[&str]| {
+            cluster.kubectl_with(version, &[&["apply", "-n", n, "-f", "-"], more].concat(), text, &[])
+        };
+        let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: '1', y: '1'}\n";
+        let at = || kubectl(&["get", "cm", "a", "-o", "jsonpath={.metadata.resourceVersion}"]).good();
+        assert!(apply(manifest, &["--server-side"]).good().contains("serverside-applied"), "{version}");
+        let first = at();
+        apply(manifest, &["--server-side"]).good();
+        assert_eq!(at(), first, "{version}");
+        let other = apply(&manifest.replace("x: '1'", "x: '2'"), &["--server-side", "--field-manager=other"]).bad();
+        assert!(other.contains("conflict with \"kubectl\"") && other.contains(".data.x"), "{version}: {other}");
+        // From client-side apply to server-side: what is left out then goes.
+        let manifest = manifest.replace("name: a", "name: b");
+        apply(&manifest, &[]).good();
+        apply(&manifest.replace(", y: '1'", "").replace("x: '1'", "x: '3'"), &["--server-side"]).good();
+        assert_eq!(kubectl(&["get", "cm", "b", "-o", "jsonpath={.data}"]).good(), r#"{"x":"3"}"#, "{version}");
+    }
+}
+
+#[test]
 fn people_ask_what_they_may() {
     let cluster = Cluster::get();
     for version in VERSIONS {
