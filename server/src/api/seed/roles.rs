@@ -188,6 +188,14 @@ const CONTROLLERS: &[(&str, &[Grant])] = &[
         ],
     ),
     (
+        "endpointslicemirroring",
+        &[
+            grant("", &["endpoints", "services"], READ),
+            grant("discovery.k8s.io", &["endpointslices"], FULL),
+            grant("", &["events"], TELL),
+        ],
+    ),
+    (
         "node",
         &[
             grant("", &["nodes"], FULL),
