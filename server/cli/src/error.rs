@@ -15,6 +15,8 @@ pub enum Error {
     Refused { code: u16, reason: String, message: String },
     /// Several things were asked for and this many failed; each was reported as it happened.
     Partly(usize),
+    /// What `status` found.
+    Troubles(usize),
     /// The reader of our output went away.
     Closed,
 }
@@ -22,7 +24,7 @@ pub enum Error {
 impl Error {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Error::Refused { .. } | Error::Partly(_) => 1,
+            Error::Refused { .. } | Error::Partly(_) | Error::Troubles(_) => 1,
             Error::Usage(_) => 2,
             Error::Unreachable(_) => 3,
             Error::Closed => 141,
@@ -50,6 +52,8 @@ impl fmt::Display for Error {
             Error::Refused { reason, message, .. } if reason.is_empty() => f.write_str(message),
             Error::Refused { reason, message, .. } => write!(f, "from server ({reason}): {message}"),
             Error::Partly(failed) => write!(f, "{failed} of the objects failed"),
+            Error::Troubles(1) => f.write_str("one thing is wrong"),
+            Error::Troubles(troubles) => write!(f, "{troubles} things are wrong"),
             Error::Closed => f.write_str("the output was closed"),
         }
     }

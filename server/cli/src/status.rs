@@ -32,7 +32,7 @@ impl Status {
             _ => output::print(&screen(&summary))?,
         }
         let troubles = summary["wrong"].as_array().map_or(0, Vec::len);
-        if troubles == 0 { Ok(()) } else { Err(Error::Partly(troubles)) }
+        if troubles == 0 { Ok(()) } else { Err(Error::Troubles(troubles)) }
     }
 }
 
