@@ -54,8 +54,7 @@ pub(crate) fn build(
     let meta = Meta { key: sealer.id(), covered: 0, ..meta };
     write_key(&*disk, key)?;
     Journal::create(disk.clone(), random_u64, Options::default().segment_bytes, meta.id.uuid)?;
-    checkpoint::create(&*disk, &meta).map_err(checkpoint_error)?;
-    checkpoint::write(&*disk, &sealer, &Batch { rows, meta }).map_err(checkpoint_error)
+    checkpoint::make(&*disk, &sealer, &Batch { rows, meta, whole: true }).map_err(checkpoint_error)
 }
 
 /// Puts what [`build`] made into its place, and wipes what was there.

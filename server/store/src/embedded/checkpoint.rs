@@ -1,5 +1,10 @@
 //! The checkpoint: a redb file with every object as of the end of a journal segment.
 //!
+//! After a failed sync a file may show what the disk does not have, and what no later sync writes:
+//! it is never built upon. The file [`MARK`] stands beside it from before it is opened until it is
+//! closed with nothing gone wrong; when it is found, or when something went wrong, the checkpoint
+//! is made anew from memory in another file, and until that is done no journal segment goes.
+//!
 //! It is open only while it is read at a start or written in a batch, so that the server keeps no
 //! page of it in memory. Tables of version 2: `objects` (see [`super::codec`]) and `meta` with
 //! `format` u32, `uuid` (16), `epoch` u64, `key` (8, the id of secret.key), `covered` u64 (the
@@ -12,11 +17,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::backend::{Backend, database};
 use super::codec::{DecodeError, Decoder, encode_key, encode_row, string};
 use super::digest::Digest;
-use super::disk::{Access, Disk, File};
+use super::disk::{Access, Disk};
 use super::seal::{SealError, Sealer};
 use super::xxh64::xxh64;
 use crate::image::Row;
@@ -24,12 +30,13 @@ use crate::{Key, StoreId};
 
 pub(crate) const FILE: &str = "store.redb";
 const NEW_FILE: &str = "store.redb.new";
+/// Stands beside the checkpoint while it is open, and after that if something went wrong.
+const MARK: &str = "store.redb.unclean";
+/// Bytes that are written again at once.
+const AGAIN_BYTES: usize = 64 << 10;
 const FORMAT: u32 = 2;
 /// The format before rows had a digest.
 const UNSUMMED: u32 = 1;
-/// Pages of redb in memory while a checkpoint is read or written: keys come in order, so that
-/// each page is touched once.
-const CACHE_BYTES: usize = 2 << 20;
 
 const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -48,6 +55,8 @@ pub(crate) struct Meta {
 pub(crate) struct Batch {
     pub rows: Vec<(Key, Option<Row>)>,
     pub meta: Meta,
+    /// The rows are all there are, for a file made anew.
+    pub whole: bool,
 }
 
 /// Why a checkpoint could not be read or written.
@@ -61,6 +70,8 @@ pub(crate) enum CheckpointError {
     Missing(&'static str),
     /// What is in it is not what was written.
     Changed(&'static str),
+    /// Something went wrong with it before; it is not built upon.
+    Doubted,
 }
 
 impl fmt::Display for CheckpointError {
@@ -73,6 +84,7 @@ impl fmt::Display for CheckpointError {
             CheckpointError::Format(found) => write!(f, "format {found}, and this release reads {FORMAT}"),
             CheckpointError::Missing(what) => write!(f, "no {what} in it"),
             CheckpointError::Changed(what) => write!(f, "{what} not what was written"),
+            CheckpointError::Doubted => write!(f, "a sync of it failed before, and it is to be made anew"),
         }
     }
 }
@@ -100,54 +112,52 @@ impl From<DecodeError> for CheckpointError {
     }
 }
 
-/// The file below redb.
-struct Backend(Arc<dyn File>);
-
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(FILE)
+/// Makes a checkpoint in a new file, which then takes the place of any there is. Its final name
+/// appears last: for a new store it says that the store exists.
+pub(crate) fn make(disk: &dyn Disk, sealer: &Sealer, batch: &Batch) -> Result<(), CheckpointError> {
+    let made = fill(disk, sealer, batch);
+    if made.is_err() {
+        // Its space may be all there is; the next attempt replaces it anyhow.
+        let _ = disk.remove(NEW_FILE);
     }
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-}
-
-fn database(file: Arc<dyn File>) -> Result<Database, CheckpointError> {
-    Ok(Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Backend(file))?)
-}
-
-/// Makes the checkpoint of a new, empty store. Its final name appears last: it says that the
-/// store exists.
-pub(crate) fn create(disk: &dyn Disk, meta: &Meta) -> Result<(), CheckpointError> {
-    let file = disk.create(NEW_FILE, Access::Cached).map_err(CheckpointError::Io)?;
-    let database = database(file)?;
-    let write = database.begin_write()?;
-    write.open_table(OBJECTS)?;
-    write_meta(&write, meta, Digest::default())?;
-    write.commit()?;
-    drop(database);
+    made?;
     disk.sync_names().map_err(CheckpointError::Io)?;
     disk.rename(NEW_FILE, FILE).map_err(CheckpointError::Io)?;
-    disk.sync_names().map_err(CheckpointError::Io)
+    disk.sync_names().map_err(CheckpointError::Io)?;
+    unmark(disk)
+}
+
+fn fill(disk: &dyn Disk, sealer: &Sealer, batch: &Batch) -> Result<(), CheckpointError> {
+    let (backend, health) = Backend::new(disk.create(NEW_FILE, Access::Cached).map_err(CheckpointError::Io)?);
+    let database = database(backend)?;
+    put_batch(&database, sealer, batch, Digest::default())?;
+    drop(database);
+    health.check()
+}
+
+/// On a disk without room for a second file: what the file shows is written once more and synced.
+/// A power cut meanwhile finds bytes that were overwritten with themselves.
+pub(crate) fn write_again(disk: &dyn Disk) -> Result<(), CheckpointError> {
+    let file = disk.open(FILE, Access::Cached).map_err(CheckpointError::Io)?.ok_or(CheckpointError::Missing(FILE))?;
+    let rewrite = || {
+        let (mut at, end) = (0, file.length()?);
+        let mut piece = vec![0; AGAIN_BYTES];
+        while at < end {
+            let piece = &mut piece[..(end - at).min(AGAIN_BYTES as u64) as usize];
+            file.read(at, piece)?;
+            file.write(at, piece)?;
+            at += piece.len() as u64;
+        }
+        file.sync()
+    };
+    rewrite().map_err(CheckpointError::Io)?;
+    let (backend, health) = Backend::new(file.clone());
+    let mut database = database(backend)?;
+    // Some of it may have left the cache since, and what was read then is what the disk had.
+    let whole = database.check_integrity()?;
+    drop(database);
+    health.check()?;
+    if whole { unmark(disk) } else { Err(CheckpointError::Changed("its pages are")) }
 }
 
 /// Whether there is a store.
@@ -155,12 +165,36 @@ pub(crate) fn exists(disk: &dyn Disk) -> Result<bool, CheckpointError> {
     Ok(disk.open(FILE, Access::Cached).map_err(CheckpointError::Io)?.is_some())
 }
 
-/// Opens the database and reads what the store knows about itself.
-fn open(disk: &dyn Disk) -> Result<(Database, Meta, Option<Digest>), CheckpointError> {
+/// Whether the file may show what is not on the disk.
+pub(crate) fn is_doubted(disk: &dyn Disk) -> io::Result<bool> {
+    Ok(disk.open(MARK, Access::Cached)?.is_some())
+}
+
+fn unmark(disk: &dyn Disk) -> Result<(), CheckpointError> {
+    disk.remove(MARK).map_err(CheckpointError::Io)
+}
+
+/// Works with the database, marked while it is open. The mark need not be durable: a power cut
+/// takes along what the file showed and the disk did not have.
+fn with<T, E: From<CheckpointError>>(disk: &dyn Disk, work: impl FnOnce(Database) -> Result<T, E>) -> Result<T, E> {
+    let doubted = is_doubted(disk).map_err(CheckpointError::Io)?;
     let file = disk.open(FILE, Access::Cached).map_err(CheckpointError::Io)?;
-    let database = database(file.ok_or(CheckpointError::Missing(FILE))?)?;
-    let (meta, digest) = read_meta(&database)?;
-    Ok((database, meta, digest))
+    let (backend, health) = Backend::new(file.ok_or(CheckpointError::Missing(FILE))?);
+    if !doubted {
+        disk.create(MARK, Access::Cached).map_err(CheckpointError::Io)?;
+    }
+    let result = database(backend).map_err(E::from).and_then(work);
+    match health.check() {
+        Ok(()) if doubted => result,
+        Ok(()) => {
+            let unmarked = unmark(disk);
+            let value = result?;
+            unmarked?;
+            Ok(value)
+        }
+        // What the work says of it tells more.
+        Err(unhealthy) => result.and_then(|_| Err(unhealthy.into())),
+    }
 }
 
 fn read_meta(database: &Database) -> Result<(Meta, Option<Digest>), CheckpointError> {
@@ -275,10 +309,14 @@ pub(crate) trait Sink {
 
 /// Reads everything, and checks that it is what was written.
 pub(crate) fn read<S: Sink>(disk: &dyn Disk, sink: &mut S) -> Result<(), S::Error> {
-    let (database, meta, expected) = open(disk)?;
+    with(disk, |database| read_from(&database, sink))
+}
+
+fn read_from<S: Sink>(database: &Database, sink: &mut S) -> Result<(), S::Error> {
+    let (meta, expected) = read_meta(database)?;
     sink.meta(meta)?;
     let mut digest = Digest::default();
-    each_row(&database, |key, value| {
+    each_row(database, |key, value| {
         digest.add(key, value);
         // A tree whose pages point in a circle must not be read for ever.
         match expected {
@@ -305,13 +343,25 @@ fn each_row<E: From<CheckpointError>>(
     Ok(())
 }
 
-/// Writes a batch in one transaction.
+/// Writes a batch: into the checkpoint that there is, or all anew.
 pub(crate) fn write(disk: &dyn Disk, sealer: &Sealer, batch: &Batch) -> Result<(), CheckpointError> {
-    let (database, _, digest) = open(disk)?;
-    let mut digest = match digest {
-        Some(digest) => digest,
-        None => sum(&database)?,
-    };
+    if batch.whole {
+        return make(disk, sealer, batch);
+    }
+    if is_doubted(disk).map_err(CheckpointError::Io)? {
+        return Err(CheckpointError::Doubted);
+    }
+    with(disk, |database| {
+        let digest = match read_meta(&database)?.1 {
+            Some(digest) => digest,
+            None => sum(&database)?,
+        };
+        put_batch(&database, sealer, batch, digest)
+    })
+}
+
+/// One transaction, on top of what has this digest.
+fn put_batch(database: &Database, sealer: &Sealer, batch: &Batch, mut digest: Digest) -> Result<(), CheckpointError> {
     let write = database.begin_write()?;
     let mut table = write.open_table(OBJECTS)?;
     let (mut name, mut value) = (Vec::new(), Vec::new());

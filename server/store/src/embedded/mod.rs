@@ -1,9 +1,10 @@
 //! The embedded store: one journal, one checkpoint, everything in memory.
 //!
 //! Files in its directory: `journal.N` (the log, see [`journal`](self)), `store.redb` (the
-//! checkpoint), `secret.key` (what Secrets are encrypted with; keep a copy of it apart from
+//! checkpoint; `store.redb.unclean` beside it while it is open or in doubt), `secret.key` (what Secrets are encrypted with; keep a copy of it apart from
 //! backups), `reserve` (space for deletes on a full disk) and `lock`.
 
+mod backend;
 pub(crate) mod build;
 pub(crate) mod checkpoint;
 pub(crate) mod codec;

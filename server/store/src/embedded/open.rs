@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::checkpoint::{self, CheckpointError, Meta};
+use super::checkpoint::{self, Batch, CheckpointError, Meta};
 use super::codec::{Decoder, Encoder, Record, split};
 use super::dirty::Dirty;
 use super::disk::{Access, Disk};
-use super::journal::{self, Found, Header, Journal, JournalError, ScanError, Segment};
+use super::journal::{self, Found, Header, Journal, JournalError, MAX_FULL, ScanError, Segment};
 use super::load::{Loaded, Loader, Rows};
 use super::reader;
 use super::seal::{KEY_BYTES, Sealer};
-use super::space::{Base, provide_reserve};
+use super::space::{Base, RESERVE_FILE, provide_reserve, write_checkpoint};
 use super::writer::{REVISION_BLOCK, next_block};
 use super::{OpenError, Options};
 use crate::image::Image;
@@ -39,12 +39,16 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Opened, Ope
     }
     // The names that an attempt before left may be visible and not yet durable.
     disk.sync_names().map_err(|error| io_error(".", "syncing the directory", error))?;
-    let mut loader = Loader::new(&*disk);
-    match &options.reader {
-        Some(reader) => reader::read(reader, &mut loader)?,
-        None => checkpoint::read(&*disk, &mut loader)?,
-    }
-    let Loaded { mut meta, sealer, rows } = loader.finish()?;
+    let doubted = checkpoint::is_doubted(&*disk).map_err(|error| io_error(checkpoint::FILE, "looking at", error))?;
+    let loaded = load(&*disk, options).or_else(|error| match error {
+        // Mending what a crash left takes a few pages; the reserve is made again below.
+        OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            disk.remove(RESERVE_FILE).map_err(|error| io_error(RESERVE_FILE, "removing", error))?;
+            load(&*disk, options)
+        }
+        error => Err(error),
+    });
+    let Loaded { mut meta, sealer, rows } = loaded?;
     let mut replay = Replay { rows, sealer: &sealer, meta: &mut meta, newest: 0, dirty: Dirty::default() };
     let segments = replay.segments(&*disk)?;
     let (newest, dirty) = (replay.newest, replay.dirty);
@@ -52,10 +56,19 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Opened, Ope
     meta.ceiling = meta.ceiling.max(newest + 1);
     let start = next_block(meta.ceiling);
     meta.ceiling = start.0 + REVISION_BLOCK;
-    let (live, free, current) = segments;
-    let mut journal = Journal::resume(disk.clone(), random_u64, options.segment_bytes, live, free, current)?;
+    let (live, free, (current, last)) = segments;
+    // Before a checkpoint has what it says: replaying the frames before it would undo half of it.
+    current.rewrite(last)?;
     let image = image(rows, start, &meta.volatile, options);
     let base = Base { disk, sealer, reserve_bytes: options.reserve_bytes, log: options.log.clone() };
+    // Nor can the journal go on when all its segments wait for a checkpoint.
+    if doubted || live.len() >= MAX_FULL {
+        let newest = live.last().map_or(meta.covered, |(segment, _)| segment.header.sequence);
+        renew(&base, &image, &mut meta, newest)?;
+    }
+    let disk = base.disk.clone();
+    let mut journal = Journal::resume(disk, random_u64, options.segment_bytes, live, free, current)?;
+    journal.covered(meta.covered);
     provide_reserve(&base).or_else(|error| match error.kind() {
         // A full disk must not keep the store from opening: deletes are what mends it.
         io::ErrorKind::StorageFull => Ok(()),
@@ -63,6 +76,30 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Opened, Ope
     })?;
     let dirty = begin_block(&mut journal, &base.sealer, meta.ceiling, dirty)?;
     Ok(Opened { base, image, journal, meta, dirty })
+}
+
+fn load(disk: &dyn Disk, options: &Options) -> Result<Loaded, OpenError> {
+    let mut loader = Loader::new(disk);
+    match &options.reader {
+        Some(reader) => reader::read(reader, &mut loader)?,
+        None => checkpoint::read(disk, &mut loader)?,
+    }
+    loader.finish()
+}
+
+/// Makes the checkpoint anew that the process before may not have got to the disk as it reads;
+/// segments that it covers are free only then. Now it covers `newest`.
+fn renew(base: &Base, image: &Image, meta: &mut Meta, newest: u64) -> Result<(), OpenError> {
+    (base.log)(&format!("store: {}: the last checkpoint did not end well: it is made anew", base.disk.place()));
+    let rows = image.rows().map(|(key, row)| (key, Some(row.clone()))).collect();
+    let renewed = Meta { covered: newest, ..meta.clone() };
+    match write_checkpoint(base, &Batch { rows, meta: renewed, whole: true }) {
+        Ok(()) => meta.covered = newest,
+        // There is no room, and what is there was made certain of: deletes are what mends it.
+        Err(error) if error.is_full() && checkpoint::is_doubted(&*base.disk).is_ok_and(|doubted| !doubted) => {}
+        Err(error) => return Err(checkpoint_error(error)),
+    }
+    Ok(())
 }
 
 /// Promises on disk that no revision from the new ceiling on was handed out.
@@ -122,7 +159,8 @@ fn create(disk: &Arc<dyn Disk>, options: &Options, random: &SystemRandom) -> Res
     Journal::create(disk.clone(), random_u64, options.segment_bytes, uuid)?;
     let id = StoreId { uuid, epoch: 1 };
     let meta = Meta { id, key: sealer.id(), covered: 0, ceiling: 0, volatile: BTreeSet::new() };
-    checkpoint::create(&**disk, &meta).map_err(checkpoint_error)
+    let empty = Batch { rows: Vec::new(), meta, whole: true };
+    checkpoint::make(&**disk, &sealer, &empty).map_err(checkpoint_error)
 }
 
 pub(crate) fn random_u64() -> io::Result<u64> {

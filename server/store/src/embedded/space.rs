@@ -15,7 +15,7 @@ pub(crate) const CHECKPOINT_KEY_BYTES: u64 = 6 << 10;
 /// Free space below which a disk counts as full beside what the next checkpoint needs.
 const SLACK_BYTES: u64 = 1 << 20;
 /// The file that holds the reserve.
-const RESERVE_FILE: &str = "reserve";
+pub(crate) const RESERVE_FILE: &str = "reserve";
 
 /// What the writer and its checkpoints share.
 #[derive(Clone)]
@@ -73,7 +73,8 @@ pub(crate) fn provide_reserve(base: &Base) -> io::Result<()> {
     }
 }
 
-/// Writes a checkpoint, out of the reserve when the disk is full.
+/// Writes a checkpoint, out of the reserve when the disk is full. When there is no room to make it
+/// anew, the old file is made one to build upon, for the next attempt.
 pub(crate) fn write_checkpoint(base: &Base, batch: &Batch) -> Result<(), CheckpointError> {
     let bytes: u64 = batch.rows.iter().map(|(_, row)| row.as_ref().map_or(0, |row| row.value.len() as u64)).sum();
     let needed = bytes + batch.rows.len() as u64 * CHECKPOINT_KEY_BYTES + SLACK_BYTES;
@@ -87,6 +88,9 @@ pub(crate) fn write_checkpoint(base: &Base, batch: &Batch) -> Result<(), Checkpo
         released = true;
         base.disk.remove(RESERVE_FILE).map_err(CheckpointError::Io)?;
         result = checkpoint::write(&*base.disk, &base.sealer, batch);
+    }
+    if batch.whole && result.as_ref().is_err_and(CheckpointError::is_full) {
+        checkpoint::write_again(&*base.disk)?;
     }
     if released {
         // Without it the store works on; the next checkpoint tries again.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 
-use super::checkpoint::{Batch, CheckpointError, Meta};
+use super::checkpoint::{self, Batch, CheckpointError, Meta};
 use super::codec::{Encoder, row};
 use super::dirty::{Dirty, Pending, Retry};
 use super::group::{Plan, Verdict, plan};
@@ -299,15 +299,21 @@ impl Writer {
         }
     }
 
-    /// The present rows of `keys` and of everything volatile, which then count as stored.
+    /// The present rows of `keys` and of everything volatile, which then count as stored; all rows
+    /// when the file is not to be built upon.
     fn batch(&self, keys: &[Key], covered: u64) -> Batch {
         let extra = self.pending.keys.keys().filter(|key| keys.binary_search(key).is_err());
         let mut all: Vec<&Key> = keys.iter().chain(extra).collect();
         all.sort_unstable();
         self.visible.mark_stored(all.iter().copied());
         let image = self.visible.read();
-        let rows = all.into_iter().map(|key| (key.clone(), image.row(key).cloned())).collect();
-        Batch { rows, meta: Meta { covered, ..self.meta.clone() } }
+        // Not knowing counts as a doubt: a file made anew is never wrong.
+        let whole = checkpoint::is_doubted(&*self.base.disk).unwrap_or(true);
+        let rows = match whole {
+            true => image.rows().map(|(key, row)| (key, Some(row.clone()))).collect(),
+            false => all.into_iter().map(|key| (key.clone(), image.row(key).cloned())).collect(),
+        };
+        Batch { rows, meta: Meta { covered, ..self.meta.clone() }, whole }
     }
 
     fn poll_checkpoint(&mut self) {

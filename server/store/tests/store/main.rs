@@ -9,6 +9,7 @@ mod model;
 #[allow(dead_code, reason = "the simulator uses the rest of it")]
 mod sim;
 mod suite;
+mod unsynced;
 
 mod memory {
     use std::sync::Arc;

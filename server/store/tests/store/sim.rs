@@ -70,6 +70,8 @@ struct State {
     operations: u64,
     fault: Option<(u64, Fault)>,
     struck: bool,
+    /// Syncs of files with a name that begins so: how many still work, and how many fail then.
+    syncs: Option<(String, u64, u64)>,
     random: Option<Random>,
     capacity: Option<usize>,
     /// What others have written on the disk.
@@ -105,8 +107,17 @@ impl SimDisk {
         state.struck = false;
     }
 
+    /// Lets syncs of files with a name that begins so fail, after some that work.
+    pub fn fail_syncs(&self, prefix: &str, after: u64, count: u64) {
+        let mut state = self.lock();
+        state.syncs = Some((prefix.to_owned(), after, count));
+        state.struck = false;
+    }
+
     pub fn heal(&self) {
-        self.lock().fault = None;
+        let mut state = self.lock();
+        state.fault = None;
+        state.syncs = None;
     }
 
     /// Whether the fault came to pass.
@@ -240,6 +251,22 @@ impl State {
         };
         self.struck |= fails;
         if fails { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
+
+    /// Whether it is the turn of a sync of this file to fail.
+    fn sync_step(&mut self, inode: u64) -> io::Result<()> {
+        let Some((prefix, after, count)) = &mut self.syncs else { return Ok(()) };
+        let named = self.names.iter().any(|(name, file)| *file == inode && name.starts_with(&**prefix));
+        match (named, *after, *count) {
+            (false, ..) | (true, 0, 0) => return Ok(()),
+            (true, 0, _) => *count -= 1,
+            (true, ..) => {
+                *after -= 1;
+                return Ok(());
+            }
+        }
+        self.struck = true;
+        Err(io::Error::from_raw_os_error(5))
     }
 
     fn cut(&self) -> io::Result<()> {
@@ -394,7 +421,7 @@ impl File for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.lock();
         let cut = matches!(state.fault, Some((_, Fault::Cut)));
-        let result = state.step();
+        let result = state.step().and_then(|()| state.sync_step(self.inode));
         let mut random = state.random.take().unwrap_or(Random(0));
         let file = state.file(self.inode);
         match &result {

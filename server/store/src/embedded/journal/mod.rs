@@ -112,17 +112,16 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Goes on with the segments that recovery read, the newest last, and makes certain that what
-    /// was read is really on the disk: its last frame may never have been synced.
+    /// Goes on with the segments that recovery read, the newest last and made certain of
+    /// ([`Segment::rewrite`]).
     pub(crate) fn resume(
         disk: Arc<dyn Disk>,
         random: fn() -> io::Result<u64>,
         segment_bytes: u64,
         mut live: Vec<(Segment, Option<u64>)>,
         free: Vec<Found>,
-        current: (Segment, Option<u64>),
+        current: Segment,
     ) -> Result<Journal, JournalError> {
-        let (current, last) = current;
         let names = live.iter().map(|(segment, _)| &segment.name).chain(free.iter().map(|found| &found.name));
         let number = |name: &String| name.strip_prefix("journal.").and_then(|n| n.parse().ok()).unwrap_or(0);
         let next_name = names.chain([&current.name]).map(number).max().unwrap_or(0) + 1;
@@ -138,13 +137,14 @@ impl Journal {
             next_name,
             frame: Blocks::default(),
         };
-        if let Some(last) = last {
-            journal.rewrite(last)?;
-        }
         for found in free {
             journal.recycle(found.name, found.file, found.len);
         }
-        journal.provide_spare()?;
+        match journal.provide_spare() {
+            // The next checkpoint gives a segment back; until then there is the present one.
+            Err(error) if error.source.kind() == io::ErrorKind::StorageFull => {}
+            provided => provided?,
+        }
         Ok(journal)
     }
 
@@ -260,16 +260,13 @@ impl Journal {
         self.spare = Some((name, file, len));
         Ok(())
     }
+}
 
-    /// Writes the last frame once more, unchanged: after a failed sync and a crash the page cache
-    /// may show a frame that the disk does not have.
-    fn rewrite(&mut self, last: u64) -> Result<(), JournalError> {
-        let segment = &self.current;
-        let mut blocks = Blocks::zeroed((segment.end - last) as usize);
-        segment.file.read(last, &mut blocks).map_err(failed(&segment.name, "reading"))?;
-        segment.file.write(last, &blocks).map_err(failed(&segment.name, "writing"))?;
-        segment.file.sync().map_err(failed(&segment.name, "syncing"))
-    }
+/// Both copies of a segment's header.
+fn header_blocks(header: &Header) -> Blocks {
+    let mut blocks = Blocks::zeroed(2 * BLOCK);
+    blocks.chunks_exact_mut(BLOCK).for_each(|block| header.encode(block));
+    blocks
 }
 
 fn create_file(disk: &dyn Disk, name: &str, reserve: u64) -> Result<(Arc<dyn File>, u64), JournalError> {
@@ -280,10 +277,7 @@ fn create_file(disk: &dyn Disk, name: &str, reserve: u64) -> Result<(Arc<dyn Fil
 
 /// Writes a segment's header and reads it back.
 fn activate(name: String, file: Arc<dyn File>, len: u64, header: Header) -> Result<Segment, JournalError> {
-    let mut blocks = Blocks::zeroed(2 * BLOCK);
-    for block in blocks.chunks_exact_mut(BLOCK) {
-        header.encode(block);
-    }
+    let blocks = header_blocks(&header);
     file.write(0, &blocks).map_err(failed(&name, "writing its header"))?;
     file.sync().map_err(failed(&name, "syncing its header"))?;
     let mut back = Blocks::zeroed(2 * BLOCK);
@@ -295,6 +289,20 @@ fn activate(name: String, file: Arc<dyn File>, len: u64, header: Header) -> Resu
 }
 
 impl Segment {
+    /// Writes the header and the last frame once more, unchanged: after a failed sync and a crash
+    /// the page cache may show either without the disk having it. All between was synced before
+    /// the next frame was written.
+    pub(crate) fn rewrite(&self, last: Option<u64>) -> Result<(), JournalError> {
+        let Segment { name, file, header, end, .. } = self;
+        file.write(0, &header_blocks(header)).map_err(failed(name, "writing"))?;
+        if let Some(last) = last {
+            let mut blocks = Blocks::zeroed((end - last) as usize);
+            file.read(last, &mut blocks).map_err(failed(name, "reading"))?;
+            file.write(last, &blocks).map_err(failed(name, "writing"))?;
+        }
+        file.sync().map_err(failed(name, "syncing"))
+    }
+
     /// Writes a frame at the end and, on a fresh file, zeros ahead of it.
     fn write(&mut self, frame: &[u8], segment_bytes: u64) -> Result<(), JournalError> {
         let end = self.end + frame.len() as u64;
