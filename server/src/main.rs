@@ -101,9 +101,21 @@ fn run(flags: &Flags) -> Result<(), Fault> {
     let directory = state.join("store");
     let opened = settle(&directory).and_then(|()| Embedded::open(&directory, store_options(state)));
     let store = Arc::new(opened.map_err(|error| offline::explain(error, state))?);
+    if let Err(error) = show_key(state) {
+        log(format_args!("secret.key in {}: {error}; the key itself lies in store/secret.key", state.display()));
+    }
     let result = serve(flags, state, store.clone());
     store.close();
     result
+}
+
+/// The key that people keep a copy of is found at the top of the state directory: a link to where the
+/// store changes it.
+fn show_key(state: &Path) -> io::Result<()> {
+    match std::os::unix::fs::symlink("store/secret.key", state.join("secret.key")) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The store reads its checkpoint in a child process, which a damaged file may crash.

@@ -156,7 +156,9 @@ fn a_damaged_store_names_the_last_backup_which_restores() {
     server.stop();
     let before = fs::read(state.join("store/secret.key")).expect("the key");
     server.coracle(&rotate, "").good();
-    assert_ne!(fs::read(state.join("store/secret.key")).expect("the key"), before);
+    let after = fs::read(state.join("store/secret.key")).expect("the key");
+    assert_ne!(after, before);
+    assert_eq!(fs::read(state.join("secret.key")).expect("where people look for it"), after);
     server.start();
     let secret = server.coracle(&["get", "secret", "s", "-o", "json"], "").good();
     assert!(secret.contains("Y29ycmVjdC1ob3JzZQ=="), "{secret}");
